@@ -1,0 +1,46 @@
+# Options of the build. AUTO uses what is found, ON demands it, OFF leaves it out.
+foreach(feature IN ITEMS CUDA NCCL MPI)
+  set(THINWIRE_WITH_${feature} "AUTO" CACHE STRING "Build with ${feature}: AUTO, ON or OFF")
+  set_property(CACHE THINWIRE_WITH_${feature} PROPERTY STRINGS AUTO ON OFF)
+  if(NOT THINWIRE_WITH_${feature} MATCHES "^(AUTO|ON|OFF)$")
+    message(FATAL_ERROR "THINWIRE_WITH_${feature} is '${THINWIRE_WITH_${feature}}'; use AUTO, ON or OFF")
+  endif()
+endforeach()
+
+option(THINWIRE_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
+option(THINWIRE_BUILD_EXAMPLES "Build the examples" ${PROJECT_IS_TOP_LEVEL})
+option(THINWIRE_BUILD_BENCH "Build the benchmarks" ${PROJECT_IS_TOP_LEVEL})
+option(THINWIRE_WERROR "Treat warnings as errors" OFF)
+set(THINWIRE_SANITIZE "" CACHE STRING "Sanitizers for every target, e.g. address,undefined")
+
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
+endif()
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
+set(CMAKE_LIBRARY_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/lib")
+
+# thinwire_find(MPI MPI COMPONENTS CXX) honours THINWIRE_WITH_MPI and sets THINWIRE_HAVE_MPI.
+macro(thinwire_find feature package)
+  set(THINWIRE_HAVE_${feature} OFF)
+  if(NOT THINWIRE_WITH_${feature} STREQUAL "OFF")
+    find_package(${package} ${ARGN} QUIET)
+    if(${package}_FOUND)
+      set(THINWIRE_HAVE_${feature} ON)
+    elseif(THINWIRE_WITH_${feature} STREQUAL "ON")
+      message(FATAL_ERROR "THINWIRE_WITH_${feature}=ON, but ${package} was not found")
+    endif()
+  endif()
+endmacro()
+
+thinwire_find(MPI MPI COMPONENTS CXX)
+
+function(thinwire_print_configuration)
+  message(STATUS "thinwire ${PROJECT_VERSION}: ${CMAKE_BUILD_TYPE}, MPI ${THINWIRE_HAVE_MPI}, "
+                 "tests ${THINWIRE_BUILD_TESTS}, sanitizers '${THINWIRE_SANITIZE}'")
+endfunction()

@@ -1,0 +1,1 @@
+#include "thinwire/pipeline/schedule.hpp"
