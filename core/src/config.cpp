@@ -18,12 +18,17 @@ namespace {
 constexpr std::string_view prefix = "THINWIRE_";
 
 constexpr std::array variables{
-    ConfigVariable{"THINWIRE_LOG_LEVEL", "info", "lowest level that is logged: debug, info, warning, error"},
-    ConfigVariable{"THINWIRE_THREADS", "0", "codec threads a rank; 0: cores over ranks of this host"},
+    ConfigVariable{"THINWIRE_LOG_LEVEL", "info",
+                   "lowest level that is logged: debug, info, warning, error"},
+    ConfigVariable{"THINWIRE_THREADS", "0",
+                   "codec threads a rank; 0: cores over ranks of this host"},
     ConfigVariable{"THINWIRE_TIMEOUT", "60", "seconds that a wait may take before it raises"},
-    ConfigVariable{"THINWIRE_MEMORY_LIMIT", "0", "bytes of host memory for thinwire's buffers; 0: no limit"},
-    ConfigVariable{"THINWIRE_SIMD", "", "force a SIMD target (scalar, sse4, avx2, avx3, ...); empty: the best"},
-    ConfigVariable{"THINWIRE_MPI_MODULE", "", "path of libthinwire_mpi.so; empty: beside libthinwire.so"},
+    ConfigVariable{"THINWIRE_MEMORY_LIMIT", "0",
+                   "bytes of host memory for thinwire's buffers; 0: no limit"},
+    ConfigVariable{"THINWIRE_SIMD", "",
+                   "force a SIMD target (scalar, sse4, avx2, avx3, ...); empty: the best"},
+    ConfigVariable{"THINWIRE_MPI_MODULE", "",
+                   "path of libthinwire_mpi.so; empty: beside libthinwire.so"},
 };
 
 const char* lookup(const char* name) {
@@ -51,9 +56,10 @@ void refuse_unknown_variables() {
     bool known = false;
     for (const auto& variable : variables) known = known || name == variable.name;
     if (!known) {
-      throw InvalidArgument{fmt::format("unknown environment variable {}; known are those of "
-                                        "docs/tuning.md, such as {}",
-                                        name, variables.front().name)};
+      throw InvalidArgument{
+          fmt::format("unknown environment variable {}; known are those of "
+                      "docs/tuning.md, such as {}",
+                      name, variables.front().name)};
     }
   }
 }
@@ -68,8 +74,8 @@ Config read_config() {
   if (const char* text = lookup("THINWIRE_LOG_LEVEL")) {
     const std::string_view level{text};
     if (level != "debug" && level != "info" && level != "warning" && level != "error") {
-      throw InvalidArgument{fmt::format(
-          "THINWIRE_LOG_LEVEL='{}' is not one of debug, info, warning, error", level)};
+      throw InvalidArgument{
+          fmt::format("THINWIRE_LOG_LEVEL='{}' is not one of debug, info, warning, error", level)};
     }
     result.log_level = level;
   }

@@ -7,11 +7,13 @@ namespace thinwire {
 OutOfMemory::OutOfMemory(std::string_view tag, std::size_t requested_, std::size_t in_use_,
                          std::size_t limit_)
     : Error{limit_ == 0
-                ? fmt::format("out of memory: the system refused {} bytes for '{}' ({} bytes in use)",
-                              requested_, tag, in_use_)
-                : fmt::format("out of memory: {} bytes for '{}' on top of {} in use exceed the limit "
-                              "of {} bytes; raise the limit or shrink the buckets",
-                              requested_, tag, in_use_, limit_)},
+                ? fmt::format(
+                      "out of memory: the system refused {} bytes for '{}' ({} bytes in use)",
+                      requested_, tag, in_use_)
+                : fmt::format(
+                      "out of memory: {} bytes for '{}' on top of {} in use exceed the limit "
+                      "of {} bytes; raise the limit or shrink the buckets",
+                      requested_, tag, in_use_, limit_)},
       requested{requested_},
       in_use{in_use_},
       limit{limit_} {}

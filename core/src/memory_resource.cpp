@@ -25,7 +25,8 @@ std::size_t rounded(std::size_t bytes) {
 
 void* HostMemory::allocate(std::size_t bytes, std::string_view tag) {
   if (bytes == 0) return nullptr;
-  void* data = bytes > rounded(bytes) ? nullptr : std::aligned_alloc(memory_alignment, rounded(bytes));
+  void* data =
+      bytes > rounded(bytes) ? nullptr : std::aligned_alloc(memory_alignment, rounded(bytes));
   if (data == nullptr) throw OutOfMemory{tag, bytes, 0, 0};
   return data;
 }

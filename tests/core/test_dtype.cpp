@@ -1,9 +1,9 @@
-#include "thinwire/core/dtype.hpp"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
+
+#include "thinwire/core/dtype.hpp"
 
 namespace thinwire {
 namespace {

@@ -10,12 +10,12 @@ namespace thinwire {
 /// Everything that the environment can set, read once and immutable afterwards. The table of
 /// variables is config_variables(); docs/tuning.md prints it.
 struct Config {
-  std::string log_level = "info";           ///< THINWIRE_LOG_LEVEL
-  int threads = 0;                          ///< THINWIRE_THREADS; 0: cores over local ranks
+  std::string log_level = "info";            ///< THINWIRE_LOG_LEVEL
+  int threads = 0;                           ///< THINWIRE_THREADS; 0: cores over local ranks
   std::chrono::milliseconds timeout{60000};  ///< THINWIRE_TIMEOUT, in seconds
-  std::size_t memory_limit = 0;             ///< THINWIRE_MEMORY_LIMIT, in bytes; 0: none
-  std::string simd;                         ///< THINWIRE_SIMD: force a target; empty: the best
-  std::string mpi_module;                   ///< THINWIRE_MPI_MODULE: path of libthinwire_mpi.so
+  std::size_t memory_limit = 0;              ///< THINWIRE_MEMORY_LIMIT, in bytes; 0: none
+  std::string simd;                          ///< THINWIRE_SIMD: force a target; empty: the best
+  std::string mpi_module;                    ///< THINWIRE_MPI_MODULE: path of libthinwire_mpi.so
 };
 
 /// One row of the documentation of Config.

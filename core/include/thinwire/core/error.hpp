@@ -91,16 +91,17 @@ std::string with_location(std::string_view message, const std::source_location& 
 }  // namespace detail
 
 /// Throws `ErrorType` unless `condition`; the message is only built when it fails.
-#define THINWIRE_EXPECTS(condition, ErrorType, message)       \
-  do {                                                        \
-    if (!(condition)) [[unlikely]] throw ErrorType{(message)}; \
+#define THINWIRE_EXPECTS(condition, ErrorType, message) \
+  do {                                                  \
+    if (!(condition)) [[unlikely]]                      \
+      throw ErrorType{(message)};                       \
   } while (false)
 
 /// Throws std::logic_error for a state that thinwire itself must never reach.
-#define THINWIRE_ASSERT(condition)                                                              \
-  do {                                                                                          \
-    if (!(condition)) [[unlikely]]                                                              \
-      throw std::logic_error{::thinwire::detail::with_location("thinwire defect: " #condition,  \
+#define THINWIRE_ASSERT(condition)                                                                \
+  do {                                                                                            \
+    if (!(condition)) [[unlikely]]                                                                \
+      throw std::logic_error{::thinwire::detail::with_location("thinwire defect: " #condition,    \
                                                                std::source_location::current())}; \
   } while (false)
 

@@ -65,7 +65,7 @@ class TrackingMemory final : public MemoryResource {
   void* allocate(std::size_t bytes, std::string_view tag) override;
   void deallocate(void* data, std::size_t bytes, std::string_view tag) noexcept override;
 
-  MemoryUse total() const;               ///< all tags together, tag "total"
+  MemoryUse total() const;                ///< all tags together, tag "total"
   std::vector<MemoryUse> by_tag() const;  ///< sorted by tag
   std::string report() const;             ///< by_tag() as a table for people
 

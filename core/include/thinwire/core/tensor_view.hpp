@@ -28,7 +28,8 @@ struct ConstTensorView {
   Device device = Device::host;
 
   ConstTensorView() = default;
-  ConstTensorView(const void* data_, std::int64_t numel_, DType dtype_, Device device_ = Device::host)
+  ConstTensorView(const void* data_, std::int64_t numel_, DType dtype_,
+                  Device device_ = Device::host)
       : data{data_}, numel{numel_}, dtype{dtype_}, device{device_} {}
   ConstTensorView(const TensorView& view)  // NOLINT: a view narrows to a read-only one by itself
       : data{view.data}, numel{view.numel}, dtype{view.dtype}, device{view.device} {}
