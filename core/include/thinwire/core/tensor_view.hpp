@@ -37,6 +37,26 @@ struct ConstTensorView {
   std::size_t bytes() const { return static_cast<std::size_t>(numel) * size_of(dtype); }
 };
 
+/// Bytes that somebody else owns, on the host or on a device.
+struct ByteView {
+  std::byte* data = nullptr;
+  std::size_t size = 0;
+  Device device = Device::host;
+};
+
+/// The same, read only.
+struct ConstByteView {
+  const std::byte* data = nullptr;
+  std::size_t size = 0;
+  Device device = Device::host;
+
+  ConstByteView() = default;
+  ConstByteView(const std::byte* data_, std::size_t size_, Device device_ = Device::host)
+      : data{data_}, size{size_}, device{device_} {}
+  ConstByteView(const ByteView& view)  // NOLINT: a view narrows to a read-only one by itself
+      : data{view.data}, size{view.size}, device{view.device} {}
+};
+
 /// Views of host arrays of float.
 inline TensorView view_of(std::span<float> values) {
   return {values.data(), static_cast<std::int64_t>(values.size()), DType::f32, Device::host};

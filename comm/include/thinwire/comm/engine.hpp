@@ -1,0 +1,81 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "thinwire/comm/buckets.hpp"
+#include "thinwire/comm/compressed_allreduce.hpp"
+
+namespace thinwire::comm {
+
+struct EngineOptions {
+  compress::Commit commit = compress::Commit::in_place;
+  compress::NonFinite non_finite = compress::NonFinite::propagate;
+  int chunks = 1;
+  int threads = 0;    ///< codec threads; 0: THINWIRE_THREADS, else cores over local ranks
+  Timeout timeout{};  ///< of every wait; 0: THINWIRE_TIMEOUT
+  std::shared_ptr<MemoryResource> memory;  ///< null: default_memory()
+};
+
+/// What a step came to, the same on every rank.
+struct StepReport {
+  bool committed = true;  ///< false: the step was skipped and double-buffered residuals kept
+  bool finite = true;
+};
+
+/// Takes buckets as backward makes them ready and reduces them on a thread of its own, in the order
+/// of submission, which must be the same on all ranks.
+///
+///   Engine engine{communicator, layout, options};
+///   for each step:
+///     for each bucket, as soon as its gradients are complete: engine.submit(bucket, gradients);
+///     engine.end_step();   // waits; gradients now hold the mean
+///
+/// One thread submits. An error of the engine's thread is thrown by the next wait, submit or
+/// end_step; the communicator is aborted then, so that no rank hangs, and residuals of the step
+/// stay uncommitted.
+class Engine {
+ public:
+  /// Collective. Makes all plans and compares them over the control plane; allocates everything
+  /// that steps need. Throws MismatchError on every rank when layouts or options differ.
+  Engine(Communicator& communicator, BucketLayout layout, EngineOptions options = {});
+  /// Waits for what is in flight; never throws.
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  const BucketLayout& layout() const;
+
+  /// Hands over a bucket: `gradients` has the bucket's elements and dtype and must not be touched
+  /// until end_step or wait. Scales as in CallState, read when the bucket is coded. Does not block.
+  /// Throws InvalidArgument (wrong size or dtype; submitted twice in a step).
+  void submit(std::size_t bucket, TensorView gradients, const float* inv_scale = nullptr,
+              const float* out_scale = nullptr);
+
+  /// Blocks until the bucket's mean is in place.
+  void wait(std::size_t bucket);
+
+  /// Blocks until every submitted bucket is done, then commits the residuals as a whole, or, when
+  /// the step was not finite or `found_inf` is set on any rank's behalf (it must be equal on all
+  /// ranks), drops them (Commit rules). Throws NonFiniteError under the policy raise.
+  StepReport end_step(bool found_inf = false);
+
+  /// Residuals of all buckets by parameter (between steps), for checkpoints and for other layouts.
+  std::vector<compress::Residual> export_worker() const;
+  std::vector<compress::Residual> export_server() const;
+  void import_worker(std::span<const compress::Residual> residuals);
+  void import_server(std::span<const compress::Residual> residuals);
+
+  /// Sums over all buckets since the engine was made.
+  CallMetrics metrics() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace thinwire::comm
