@@ -44,7 +44,7 @@ struct PlanSettings {
   DType dtype = DType::f32;  ///< of the gradient tensor
   Commit commit = Commit::in_place;
   NonFinite non_finite = NonFinite::propagate;
-  int chunks = 1;  ///< wanted; a plan with a topk section has one
+  int chunks = 1;  ///< wanted; never more than blocks, and one with a topk section
   /// Empty: each section is cut evenly by blocks. Else ranks + 1 rising source offsets: shard j is
   /// the source elements [boundaries[j], boundaries[j + 1]), and a boundary starts a new block.
   std::vector<std::int64_t> boundaries;
@@ -71,10 +71,10 @@ struct Run {
   std::int64_t elements = 0;
   std::int64_t entries = 0;      ///< topk: capacity on the way to the owner
   std::int64_t entries_out = 0;  ///< topk: capacity on the way back
-  std::size_t offset = 0;        ///< of the run in the slot, first phase
+  std::size_t offset = 0;        ///< of the run in the slot, header included, first phase
   std::size_t offset_out = 0;    ///< the same in the second phase (differs after a topk run)
-  std::size_t scale_bytes = 0;   ///< unpadded
-  std::size_t value_bytes = 0;   ///< unpadded
+  std::size_t scale_bytes = 0;   ///< unpadded; topk: 0
+  std::size_t value_bytes = 0;   ///< unpadded; topk: 0
   std::vector<Piece> pieces;
 };
 
@@ -113,7 +113,8 @@ class Plan {
   Codec header_codec() const;
   std::uint32_t header_block() const;
 
-  /// True if the bucket is wholly `none`: it takes the library's own allreduce and has no payload.
+  /// True if the bucket is wholly `none`: it takes the library's own allreduce and has no payload:
+  /// its slots are empty, all byte counts below are 0, and a coder refuses it.
   bool plain() const { return plain_; }
 
   const Slot& slot(int shard, int chunk) const;
@@ -141,8 +142,8 @@ class Plan {
 
  private:
   void check() const;
-  void lay_out();
-  void lay_out_section(std::uint32_t section);
+  void lay_out_residuals();
+  void lay_out_slots();
 
   std::vector<CodecSpec> sections_;
   std::vector<Span> spans_;

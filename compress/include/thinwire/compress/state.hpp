@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -41,9 +42,10 @@ class State {
   const float* server_committed() const;
   float* server_next();
 
-  /// An encode or a server step has written `next` completely; commit() will take it up.
-  void mark_worker_written() { worker_written_ = true; }
-  void mark_server_written() { server_written_ = true; }
+  /// An encode or a server step has written its part of `next`; commit() will take all of it up.
+  /// Concurrent chunks of one call may mark at the same time.
+  void mark_worker_written() { mark(worker_written_); }
+  void mark_server_written() { mark(server_written_); }
   /// True between a step's encode and its commit or discard.
   bool in_step() const { return worker_written_ || server_written_; }
 
@@ -63,6 +65,10 @@ class State {
   std::int64_t import_server(std::span<const Residual> residuals);
 
  private:
+  static void mark(bool& written) {
+    std::atomic_ref{written}.store(true, std::memory_order_relaxed);
+  }
+
   const Plan* plan_;
   int shard_;
   Buffer worker_[2];
