@@ -24,6 +24,10 @@ struct CallMetrics {
   CallMetrics& operator+=(const CallMetrics& other);
 };
 
+/// Codec threads of a rank when nobody says: THINWIRE_THREADS, else this host's cores over its
+/// ranks.
+int default_codec_threads(const Communicator& communicator);
+
 /// The two-phase allreduce of one bucket: encode N shards, all-to-all, the owner's step,
 /// all-gather, decode. Wire per rank: 2 (N - 1) slots. A plain bucket takes the transport's own
 /// allreduce. After a call all ranks hold the same bits.
@@ -32,8 +36,8 @@ struct CallMetrics {
 /// All ranks make their objects and their calls in the same order.
 class CompressedAllreduce {
  public:
-  /// Collective at the first call of run: compares the plans over the control plane. `coder` null:
-  /// the fast host coder. Allocates everything. Throws OutOfMemory, InvalidArgument when the plan's
+  /// Collective: compares the plans over the control plane. Allocates everything. Throws
+  /// MismatchError on every rank when plans differ, OutOfMemory, InvalidArgument when the plan's
   /// ranks are not the communicator's.
   CompressedAllreduce(Communicator& communicator, compress::Plan plan,
                       std::shared_ptr<WorkerPool> pool, std::shared_ptr<MemoryResource> memory);
@@ -42,9 +46,9 @@ class CompressedAllreduce {
   const compress::Plan& plan() const;
 
   /// Replaces `gradients` by their mean over ranks, as coded. Blocks. The residuals are written but
-  /// not committed: call end_step. Throws MismatchError (plans differ; on every rank, before data
-  /// moves), FormatError (a corrupt slot), TimeoutError, AbortedError; residuals stay uncommitted
-  /// then and the communicator is aborted, so that no rank waits in vain.
+  /// not committed: call end_step. Throws FormatError (a corrupt slot), TimeoutError, AbortedError;
+  /// residuals stay uncommitted then and the communicator is aborted, so that no rank waits in
+  /// vain.
   compress::Verdict run(TensorView gradients, const float* inv_scale = nullptr,
                         const float* out_scale = nullptr, Timeout timeout = {});
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <string>
+#include <string_view>
 #include <vector>
 
 #include "thinwire/comm/buckets.hpp"
@@ -18,7 +18,7 @@ struct EngineOptions {
   int chunks = 1;
   int threads = 0;    ///< codec threads; 0: THINWIRE_THREADS, else cores over local ranks
   Timeout timeout{};  ///< of every wait; 0: THINWIRE_TIMEOUT
-  std::shared_ptr<MemoryResource> memory;  ///< null: default_memory()
+  std::shared_ptr<MemoryResource> memory{};  ///< null: default_memory()
 };
 
 /// What a step came to, the same on every rank.
@@ -63,6 +63,9 @@ class Engine {
   /// the step was not finite or `found_inf` is set on any rank's behalf (it must be equal on all
   /// ranks), drops them (Commit rules). Throws NonFiniteError under the policy raise.
   StepReport end_step(bool found_inf = false);
+
+  /// Ends the engine and its communicator on every rank, as Communicator::abort does.
+  void abort(std::string_view reason, int culprit = -1) noexcept;
 
   /// Residuals of all buckets by parameter (between steps), for checkpoints and for other layouts.
   std::vector<compress::Residual> export_worker() const;

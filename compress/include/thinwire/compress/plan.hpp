@@ -15,7 +15,7 @@ namespace thinwire::compress {
 /// One parameter's place in a bucket. Its identity is (parameter, parameter_offset), never the
 /// bucket: residuals survive another bucketing because of that.
 struct Span {
-  std::string parameter;              ///< global name of the parameter
+  std::string parameter{};           ///< global name of the parameter
   std::int64_t parameter_offset = 0;  ///< first element of the parameter that stands here
   std::int64_t source_offset = 0;     ///< first element in the bucket's gradient tensor
   std::int64_t length = 0;            ///< elements
@@ -47,7 +47,7 @@ struct PlanSettings {
   int chunks = 1;  ///< wanted; never more than blocks, and one with a topk section
   /// Empty: each section is cut evenly by blocks. Else ranks + 1 rising source offsets: shard j is
   /// the source elements [boundaries[j], boundaries[j + 1]), and a boundary starts a new block.
-  std::vector<std::int64_t> boundaries;
+  std::vector<std::int64_t> boundaries{};
 };
 
 /// A stretch of consecutive blocks of one span inside one run. Only a span's last block is short.

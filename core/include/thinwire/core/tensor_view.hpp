@@ -61,7 +61,7 @@ struct ConstByteView {
 inline TensorView view_of(std::span<float> values) {
   return {values.data(), static_cast<std::int64_t>(values.size()), DType::f32, Device::host};
 }
-inline ConstTensorView view_of(std::span<const float> values) {
+inline ConstTensorView const_view_of(std::span<const float> values) {
   return {values.data(), static_cast<std::int64_t>(values.size()), DType::f32, Device::host};
 }
 

@@ -1,0 +1,178 @@
+// Time and bandwidth of the compressed allreduce beside the plain one, with nccl-tests' flags:
+//   mpirun -np 4 bench_allreduce -b 1M -e 64M -f 4 --codec none,bf16,sign -J out.json
+//   bench_allreduce --transport threads --ranks 4
+// algbw = bytes / time and busbw = algbw * 2 (N - 1) / N, both of the uncompressed bytes, so that
+// rows compare; wire is what one rank really sent.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <fstream>
+#include <iostream>
+#include <mutex>
+#include <nlohmann/json.hpp>
+
+#include "allreduce_case.hpp"
+#include "thinwire/comm/transports.hpp"
+
+namespace {
+
+using namespace thinwire;
+
+struct Options {
+  std::string min_bytes = "1M";
+  std::string max_bytes = "64M";
+  int factor = 4;
+  int iterations = 10;
+  int warmup = 2;
+  int check = 1;
+  std::string codecs = "none,bf16,int4,sign,topk:0.01";
+  std::string dtype = "f32";
+  std::string transport = "mpi";
+  int ranks = 4;
+  int chunks = 1;
+  int threads = 0;
+  bool peers = true;
+  std::string json;
+};
+
+std::size_t parse_bytes(const std::string& text) {
+  std::size_t used = 0;
+  const double number = std::stod(text, &used);
+  const std::string unit = text.substr(used);
+  const double factor = unit.empty()  ? 1
+                        : unit == "K" ? 1024.
+                        : unit == "M" ? 1048576.
+                        : unit == "G" ? 1073741824.
+                                      : 0;
+  THINWIRE_EXPECTS(factor > 0 && number > 0, InvalidArgument,
+                   fmt::format("size '{}': give bytes, or a number with K, M or G", text));
+  return static_cast<std::size_t>(number * factor);
+}
+
+void add_options(CLI::App& app, Options& options) {
+  app.add_option("-b,--minbytes", options.min_bytes, "smallest size")->capture_default_str();
+  app.add_option("-e,--maxbytes", options.max_bytes, "largest size")->capture_default_str();
+  app.add_option("-f,--stepfactor", options.factor, "factor between sizes")
+      ->check(CLI::Range(2, 1024))
+      ->capture_default_str();
+  app.add_option("-n,--iters", options.iterations, "timed calls")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("-w,--warmup_iters", options.warmup, "calls before them")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("-c,--check", options.check, "1: compare with the reference")
+      ->check(CLI::Range(0, 1))
+      ->capture_default_str();
+  app.add_option("--codec", options.codecs, "codecs, by commas")->capture_default_str();
+  app.add_option("--dtype", options.dtype, "f32, f16 or bf16")->capture_default_str();
+  app.add_option("--transport", options.transport, "mpi or threads")
+      ->check(CLI::IsMember({"mpi", "threads"}))
+      ->capture_default_str();
+  app.add_option("--ranks", options.ranks, "ranks of the threads transport")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  app.add_option("--chunks", options.chunks, "chunks a bucket")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--threads", options.threads, "codec threads a rank; 0: by configuration")
+      ->capture_default_str();
+  app.add_flag("--peers,!--no-peers", options.peers,
+               "also MPI_Allreduce as MPI picks it, and its ring")
+      ->capture_default_str();
+  app.add_option("-J,--json", options.json, "write the rows to this file");
+}
+
+void print_head() {
+  std::cout << fmt::format("{:>12} {:>12} {:>6} {:>14} {:>12} {:>9} {:>9} {:>12} {:>7}\n", "bytes",
+                           "elements", "dtype", "codec", "time_us", "algbw", "busbw", "wire_bytes",
+                           "#wrong")
+            << fmt::format("{:>12} {:>12} {:>6} {:>14} {:>12} {:>9} {:>9} {:>12} {:>7}\n", "", "",
+                           "", "", "", "GB/s", "GB/s", "per rank", "");
+}
+
+void print_row(const bench::Row& row) {
+  std::cout << fmt::format("{:>12} {:>12} {:>6} {:>14} {:>12.1f} {:>9.3f} {:>9.3f} {:>12} {:>7}\n",
+                           row.bytes, row.elements, to_string(row.dtype), row.codec, row.time_us,
+                           row.algbw_gbs(), row.busbw_gbs(), row.wire_bytes,
+                           row.wrong < 0 ? "-" : std::to_string(row.wrong))
+            << std::flush;
+}
+
+nlohmann::json to_json(const bench::Row& row) {
+  return {{"codec", row.codec},
+          {"transport", row.transport},
+          {"ranks", row.ranks},
+          {"bytes", row.bytes},
+          {"dtype", to_string(row.dtype)},
+          {"time_us", row.time_us},
+          {"algbw_gbs", row.algbw_gbs()},
+          {"busbw_gbs", row.busbw_gbs()},
+          {"wire_bytes", row.wire_bytes},
+          {"wrong", row.wrong < 0 ? nlohmann::json{nullptr} : nlohmann::json(row.wrong)}};
+}
+
+void run_rank(comm::Communicator& communicator, const Options& options) {
+  const bool speaks = communicator.rank() == 0;
+  const DType dtype = parse_dtype(options.dtype);
+  nlohmann::json rows = nlohmann::json::array();
+  if (speaks) {
+    std::cout << fmt::format(
+        "# thinwire bench_allreduce: {} ranks over {}, {} warm-up, {} timed calls\n",
+        communicator.size(), communicator.transport(), options.warmup, options.iterations);
+    print_head();
+  }
+  const bench::Repeat repeat{options.warmup, options.iterations, options.check == 1};
+  const auto emit = [&](const bench::Row& row) {
+    if (!speaks) return;
+    print_row(row);
+    rows.push_back(to_json(row));
+  };
+  const std::size_t last = parse_bytes(options.max_bytes);
+  for (std::size_t bytes = parse_bytes(options.min_bytes); bytes <= last;
+       bytes *= static_cast<std::size_t>(options.factor)) {
+    const auto elements = static_cast<std::int64_t>(bytes / size_of(dtype));
+    if (options.peers && communicator.transport() == "mpi" && dtype == DType::f32) {
+      for (const auto algorithm : {comm::MpiAllreduce::picked, comm::MpiAllreduce::ring}) {
+        emit(bench::measure_peer(communicator, algorithm, elements, repeat));
+      }
+    }
+    for (const auto& codec : compress::parse_codec_list(options.codecs)) {
+      emit(bench::measure_codec(communicator, codec, elements, dtype, options.chunks,
+                                options.threads, repeat));
+    }
+  }
+  if (speaks && !options.json.empty()) {
+    std::ofstream file{options.json};
+    file << rows.dump(2) << '\n';
+    THINWIRE_EXPECTS(file.good(), IoError, fmt::format("cannot write '{}'", options.json));
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  CLI::App app{"Compressed allreduce beside the plain one"};
+  add_options(app, options);
+  CLI11_PARSE(app, argc, argv);
+  try {
+    if (options.transport == "threads") {
+      comm::run_ranks(options.ranks,
+                      [&](comm::Communicator& communicator) { run_rank(communicator, options); });
+    } else {
+      const auto communicator = comm::make_mpi_communicator();
+      try {
+        run_rank(*communicator, options);
+      } catch (const std::exception& error) {
+        communicator->abort(error.what());
+        throw;
+      }
+    }
+  } catch (const std::exception& error) {
+    std::cerr << "bench_allreduce: " << error.what() << '\n';
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,270 @@
+#include "thinwire/comm/engine.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <iterator>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "bucket_exchange.hpp"
+#include "exchange_loop.hpp"
+#include "failure.hpp"
+#include "thinwire/core/config.hpp"
+
+namespace thinwire::comm {
+namespace {
+
+std::vector<compress::Plan> make_plans(const BucketLayout& layout, const EngineOptions& options,
+                                       int ranks) {
+  std::vector<compress::Plan> plans;
+  for (const Bucket& bucket : layout.buckets) {
+    plans.emplace_back(bucket.sections, bucket.spans,
+                       compress::PlanSettings{.ranks = ranks,
+                                              .operation = compress::Operation::allreduce,
+                                              .dtype = bucket.dtype,
+                                              .commit = options.commit,
+                                              .non_finite = options.non_finite,
+                                              .chunks = options.chunks});
+  }
+  return plans;
+}
+
+}  // namespace
+
+struct Engine::Impl {
+  /// Where a bucket is within the step.
+  enum class Progress { idle, submitted, reduced };
+
+  struct Submission {
+    std::size_t bucket;
+    TensorView gradients;
+    compress::CallState call;
+  };
+
+  Impl(Communicator& communicator_, BucketLayout layout_, const EngineOptions& options_,
+       std::vector<compress::Plan> plans)
+      : communicator{communicator_},
+        layout{std::move(layout_)},
+        options{options_},
+        timeout{options.timeout == Timeout{} ? config().timeout : options.timeout},
+        lanes{communicator},
+        progress(layout.buckets.size(), Progress::idle) {
+    auto memory = options.memory ? options.memory : default_memory();
+    auto pool = std::make_shared<WorkerPool>(
+        options.threads > 0 ? options.threads : default_codec_threads(communicator));
+    for (compress::Plan& plan : plans) {
+      buckets.push_back(std::make_unique<BucketExchange>(lanes, std::move(plan), pool, memory));
+    }
+    thread = std::thread{[this] { run(); }};
+  }
+
+  ~Impl() {
+    {
+      const std::lock_guard lock{mutex};
+      stopping = true;
+    }
+    wake.notify_one();
+    thread.join();
+  }
+
+  /// The engine's thread: sleeps while nothing is submitted, else drives the loop.
+  void run() noexcept {
+    ExchangeLoop loop{timeout};
+    try {
+      while (take_submissions(loop)) {
+        std::size_t finished = 0;
+        if (!loop.idle() && loop.step(finished)) {
+          const std::lock_guard lock{mutex};
+          progress[finished] = Progress::reduced;
+          done.notify_all();
+        }
+      }
+    } catch (...) {
+      const auto error = std::current_exception();
+      abort_all(communicator, lanes, error);
+      loop.clear();
+      const std::lock_guard lock{mutex};
+      failure = error;
+      done.notify_all();
+    }
+  }
+
+  /// Moves what was submitted into the loop; blocks while there is nothing at all to do. False: the
+  /// engine is being destroyed and everything is done.
+  bool take_submissions(ExchangeLoop& loop) {
+    std::deque<Submission> taken;
+    {
+      std::unique_lock lock{mutex};
+      if (loop.idle()) wake.wait(lock, [&] { return stopping || !queue.empty(); });
+      if (loop.idle() && queue.empty()) return false;
+      taken.swap(queue);
+    }
+    for (const Submission& submission : taken) {
+      buckets[submission.bucket]->begin(submission.gradients, submission.call);
+      loop.push(*buckets[submission.bucket], submission.bucket);
+    }
+    return true;
+  }
+
+  void throw_failure() const {
+    if (failure) std::rethrow_exception(failure);
+  }
+
+  void end_buckets(bool commit) {
+    for (std::size_t i = 0; i < buckets.size(); ++i) {
+      if (progress[i] == Progress::idle) continue;
+      if (commit) {
+        buckets[i]->state().commit();
+      } else {
+        buckets[i]->state().discard();
+      }
+      progress[i] = Progress::idle;
+    }
+  }
+
+  Communicator& communicator;
+  BucketLayout layout;
+  EngineOptions options;
+  Timeout timeout;
+  Lanes lanes;
+  std::vector<std::unique_ptr<BucketExchange>> buckets;
+  std::uint64_t sequence = 0;
+
+  std::mutex mutex;
+  std::condition_variable wake;  // of the engine's thread
+  std::condition_variable done;  // of the caller
+  std::deque<Submission> queue;
+  std::vector<Progress> progress;
+  std::exception_ptr failure;
+  bool stopping = false;
+
+  std::thread thread;  // last: it uses everything above
+};
+
+Engine::Engine(Communicator& communicator, BucketLayout layout, EngineOptions options) {
+  std::vector<compress::Plan> plans;
+  try {
+    plans = make_plans(layout, options, communicator.size());
+  } catch (const std::exception& error) {
+    communicator.abort(error.what());  // the others wait for this rank's plans
+    throw;
+  }
+  const Timeout timeout = options.timeout == Timeout{} ? config().timeout : options.timeout;
+  require_equal_plans(communicator, plans, timeout);
+  impl_ = std::make_unique<Impl>(communicator, std::move(layout), options, std::move(plans));
+}
+
+Engine::~Engine() = default;
+
+const BucketLayout& Engine::layout() const { return impl_->layout; }
+
+void Engine::submit(std::size_t bucket, TensorView gradients, const float* inv_scale,
+                    const float* out_scale) {
+  Impl& impl = *impl_;
+  THINWIRE_EXPECTS(bucket < impl.buckets.size(), InvalidArgument,
+                   fmt::format("rank {}: bucket {} submitted; there are {}",
+                               impl.communicator.rank(), bucket, impl.buckets.size()));
+  const Bucket& planned = impl.layout.buckets[bucket];
+  THINWIRE_EXPECTS(
+      gradients.numel == planned.elements && gradients.dtype == planned.dtype, InvalidArgument,
+      fmt::format("rank {}: bucket {} holds {} elements of {}, but {} of {} were submitted",
+                  impl.communicator.rank(), bucket, planned.elements, to_string(planned.dtype),
+                  gradients.numel, to_string(gradients.dtype)));
+  {
+    const std::lock_guard lock{impl.mutex};
+    impl.throw_failure();
+    THINWIRE_EXPECTS(
+        impl.progress[bucket] == Impl::Progress::idle, InvalidArgument,
+        fmt::format("rank {}: bucket {} was submitted twice in one step; call end_step "
+                    "between steps",
+                    impl.communicator.rank(), bucket));
+    impl.progress[bucket] = Impl::Progress::submitted;
+    impl.queue.push_back({bucket, gradients, {++impl.sequence, inv_scale, out_scale}});
+  }
+  impl.wake.notify_one();
+}
+
+void Engine::wait(std::size_t bucket) {
+  std::unique_lock lock{impl_->mutex};
+  impl_->done.wait(
+      lock, [&] { return impl_->failure || impl_->progress[bucket] != Impl::Progress::submitted; });
+  impl_->throw_failure();
+}
+
+StepReport Engine::end_step(bool found_inf) {
+  Impl& impl = *impl_;
+  std::unique_lock lock{impl.mutex};
+  impl.done.wait(lock, [&] {
+    return impl.failure || std::none_of(impl.progress.begin(), impl.progress.end(), [](auto state) {
+             return state == Impl::Progress::submitted;
+           });
+  });
+  if (impl.failure) {
+    impl.end_buckets(false);
+    impl.throw_failure();
+  }
+  compress::Verdict verdict;
+  for (std::size_t i = 0; i < impl.buckets.size(); ++i) {
+    if (impl.progress[i] == Impl::Progress::reduced) {
+      verdict.flags |= impl.buckets[i]->verdict().flags;
+    }
+  }
+  StepReport report;
+  report.finite = verdict.finite();
+  // What was written in place cannot be taken back, so such a step always commits.
+  const bool skipped = found_inf || !report.finite;
+  report.committed = impl.options.commit == compress::Commit::in_place || !skipped;
+  impl.end_buckets(report.committed);
+  if (!report.finite && impl.options.non_finite == compress::NonFinite::raise) {
+    throw NonFiniteError{fmt::format(
+        "rank {}: the gradients of this step held NaN or Inf on some rank; the step was not "
+        "committed, so residuals are those of before it",
+        impl.communicator.rank())};
+  }
+  return report;
+}
+
+void Engine::abort(std::string_view reason, int culprit) noexcept {
+  impl_->lanes.abort(reason, culprit);
+  impl_->communicator.abort(reason, culprit);
+}
+
+namespace {
+
+void append(std::vector<compress::Residual>& all, std::vector<compress::Residual> more) {
+  std::move(more.begin(), more.end(), std::back_inserter(all));
+}
+
+}  // namespace
+
+std::vector<compress::Residual> Engine::export_worker() const {
+  std::vector<compress::Residual> all;
+  for (const auto& bucket : impl_->buckets) append(all, bucket->state().export_worker());
+  return all;
+}
+
+std::vector<compress::Residual> Engine::export_server() const {
+  std::vector<compress::Residual> all;
+  for (const auto& bucket : impl_->buckets) append(all, bucket->state().export_server());
+  return all;
+}
+
+void Engine::import_worker(std::span<const compress::Residual> residuals) {
+  for (const auto& bucket : impl_->buckets) bucket->state().import_worker(residuals);
+}
+
+void Engine::import_server(std::span<const compress::Residual> residuals) {
+  for (const auto& bucket : impl_->buckets) bucket->state().import_server(residuals);
+}
+
+CallMetrics Engine::metrics() const {
+  CallMetrics sum;
+  for (const auto& bucket : impl_->buckets) sum += bucket->metrics();
+  return sum;
+}
+
+}  // namespace thinwire::comm

@@ -1,0 +1,91 @@
+#include "exchange_loop.hpp"
+
+#include <thread>
+#include <utility>
+
+namespace thinwire::comm {
+
+using Clock = std::chrono::steady_clock;
+
+void ExchangeLoop::push(BucketExchange& bucket, std::size_t tag) {
+  const int chunks = bucket.plan().chunks();
+  for (int chunk = 0; chunk < chunks; ++chunk) {
+    tasks_.push_back({&bucket, chunk, tag, chunk + 1 == chunks, Stage::encode, nullptr, {}});
+  }
+}
+
+void ExchangeLoop::post(Task& task, WorkHandle work, Stage waiting, Stage ready) {
+  task.work = std::move(work);
+  task.stage = task.work ? waiting : ready;
+  task.deadline = Clock::now() + timeout_;
+}
+
+void ExchangeLoop::poll(Task& task) {
+  if (!task.work) return;
+  if (!task.work->test()) {
+    if (Clock::now() > task.deadline) task.work->wait(Timeout{0});  // names the peer and aborts
+    return;
+  }
+  task.work.reset();
+  task.stage = task.stage == Stage::reducing ? Stage::combine : Stage::decode;
+}
+
+/// The wire is what is scarce: first what feeds it, and the second exchange before the first, since
+/// it completes a bucket. Combines and encodes keep the order of push.
+ExchangeLoop::Task* ExchangeLoop::choose() {
+  Task* encode = nullptr;
+  Task* decode = nullptr;
+  bool earlier_uncombined = false;
+  for (Task& task : tasks_) {
+    if (task.stage == Stage::combine && !earlier_uncombined) return &task;
+    earlier_uncombined = earlier_uncombined || task.stage < Stage::gathering;
+    if (task.stage == Stage::encode && !encode) encode = &task;
+    if (task.stage == Stage::decode && !decode) decode = &task;
+  }
+  return encode ? encode : decode;
+}
+
+bool ExchangeLoop::pop_completed(std::size_t& finished) {
+  while (!tasks_.empty() && tasks_.front().stage == Stage::done) {
+    finished = tasks_.front().tag;
+    const bool last = tasks_.front().last;
+    tasks_.pop_front();
+    if (last) return true;
+  }
+  return false;
+}
+
+void ExchangeLoop::rest(CallMetrics& metrics) {
+  const auto start = Clock::now();
+  // Yield first: on a machine with more ranks than cores a peer may need this core to answer.
+  if (++idle_rounds_ < 1000) {
+    std::this_thread::yield();
+  } else {
+    std::this_thread::sleep_for(std::chrono::microseconds{50});
+  }
+  metrics.exchange_ms += std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+bool ExchangeLoop::step(std::size_t& finished) {
+  for (Task& task : tasks_) poll(task);
+  if (Task* task = choose()) {
+    idle_rounds_ = 0;
+    switch (task->stage) {
+      case Stage::encode:
+        post(*task, task->bucket->encode(task->chunk), Stage::reducing, Stage::combine);
+        break;
+      case Stage::combine:
+        post(*task, task->bucket->combine(task->chunk), Stage::gathering, Stage::decode);
+        break;
+      default:
+        task->bucket->decode(task->chunk);
+        task->stage = Stage::done;
+        break;
+    }
+  } else if (tasks_.front().stage != Stage::done) {
+    rest(tasks_.front().bucket->metrics());
+  }
+  return pop_completed(finished);
+}
+
+}  // namespace thinwire::comm
