@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "thinwire/compress/coder.hpp"
+
+/// What every coder asks of the arguments of its verbs. All throw InvalidArgument naming the verb.
+namespace thinwire::compress {
+
+void check_encode(const Plan& plan, int chunk, const ConstTensorView& gradients, const State& state,
+                  std::span<const std::byte> slots);
+
+void check_reduce_encode(const Plan& plan, int chunk, std::span<const std::byte> slots,
+                         const State& state, std::span<const std::byte> slot_out);
+
+void check_decode(const Plan& plan, int chunk, std::span<const std::byte> slots,
+                  const TensorView& gradients);
+
+void check_reduce(const Plan& plan, int chunk, std::span<const std::byte> slots, int shard,
+                  const TensorView& out, std::int64_t out_origin);
+
+}  // namespace thinwire::compress
