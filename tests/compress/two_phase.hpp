@@ -83,7 +83,7 @@ class TwoPhase {
                     const CallState& call = {}) {
     ++sequence_;
     for (int rank = 0; rank < plan_.ranks(); ++rank) {
-      encode(rank, view_of(std::span{gradients[static_cast<std::size_t>(rank)]}), call);
+      encode(rank, const_view_of(gradients[static_cast<std::size_t>(rank)]), call);
     }
     for (int rank = 0; rank < plan_.ranks(); ++rank) reduce_encode(rank, call);
     out.resize(static_cast<std::size_t>(plan_.source_extent()));
