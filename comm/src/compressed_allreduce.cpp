@@ -1,11 +1,12 @@
 #include "thinwire/comm/compressed_allreduce.hpp"
 
 #include <algorithm>
+#include <string>
 #include <thread>
 #include <utility>
 
-#include "bucket_exchange.hpp"
-#include "exchange_loop.hpp"
+#include "exchange/bucket_exchange.hpp"
+#include "exchange/exchange_loop.hpp"
 #include "failure.hpp"
 #include "thinwire/core/config.hpp"
 
@@ -22,6 +23,29 @@ CallMetrics& CallMetrics::operator+=(const CallMetrics& other) {
   return *this;
 }
 
+std::string_view to_string(Algorithm algorithm) {
+  switch (algorithm) {
+    case Algorithm::automatic:
+      return "auto";
+    case Algorithm::two_phase:
+      return "two_phase";
+    case Algorithm::sparse:
+      return "sparse";
+    case Algorithm::summable:
+      return "summable";
+  }
+  return "unknown";
+}
+
+Algorithm parse_algorithm(std::string_view text) {
+  for (const Algorithm algorithm :
+       {Algorithm::automatic, Algorithm::two_phase, Algorithm::sparse, Algorithm::summable}) {
+    if (text == to_string(algorithm)) return algorithm;
+  }
+  throw InvalidArgument{"unknown algorithm '" + std::string{text} +
+                        "'; use auto, two_phase, sparse or summable"};
+}
+
 int default_codec_threads(const Communicator& communicator) {
   if (config().threads > 0) return config().threads;
   const int cores = static_cast<int>(std::thread::hardware_concurrency());
@@ -30,55 +54,58 @@ int default_codec_threads(const Communicator& communicator) {
 
 struct CompressedAllreduce::Impl {
   Impl(Communicator& communicator_, compress::Plan plan, std::shared_ptr<WorkerPool> pool,
-       std::shared_ptr<MemoryResource> memory)
+       std::shared_ptr<MemoryResource> memory, Algorithm algorithm)
       : communicator{communicator_},
         lanes{communicator},
-        bucket{lanes, std::move(plan), std::move(pool), std::move(memory)} {}
+        bucket{make_exchange({lanes, std::move(pool), std::move(memory)}, std::move(plan),
+                             algorithm)} {}
 
   Communicator& communicator;
   Lanes lanes;
-  BucketExchange bucket;
+  std::unique_ptr<BucketExchange> bucket;
   std::uint64_t sequence = 0;
 };
 
 CompressedAllreduce::CompressedAllreduce(Communicator& communicator, compress::Plan plan,
                                          std::shared_ptr<WorkerPool> pool,
-                                         std::shared_ptr<MemoryResource> memory) {
-  require_equal_plans(communicator, {&plan, 1}, config().timeout);
-  impl_ = std::make_unique<Impl>(communicator, std::move(plan), std::move(pool), std::move(memory));
+                                         std::shared_ptr<MemoryResource> memory,
+                                         Algorithm algorithm) {
+  require_equal_plans(communicator, {&plan, 1}, algorithm, config().timeout);
+  impl_ = std::make_unique<Impl>(communicator, std::move(plan), std::move(pool), std::move(memory),
+                                 algorithm);
 }
 
 CompressedAllreduce::~CompressedAllreduce() = default;
 
-const compress::Plan& CompressedAllreduce::plan() const { return impl_->bucket.plan(); }
+const compress::Plan& CompressedAllreduce::plan() const { return impl_->bucket->plan(); }
 
 compress::Verdict CompressedAllreduce::run(TensorView gradients, const float* inv_scale,
                                            const float* out_scale, Timeout timeout) {
   Impl& impl = *impl_;
-  impl.bucket.begin(gradients, {++impl.sequence, inv_scale, out_scale});
+  impl.bucket->begin(gradients, {++impl.sequence, inv_scale, out_scale});
   ExchangeLoop loop{timeout == Timeout{} ? config().timeout : timeout};
-  loop.push(impl.bucket, 0);
+  loop.push(*impl.bucket, 0);
   try {
     std::size_t finished = 0;
     while (!loop.step(finished)) {
     }
   } catch (...) {
     abort_all(impl.communicator, impl.lanes, std::current_exception());
-    impl.bucket.state().discard();
+    impl.bucket->state().discard();
     throw;
   }
-  return impl.bucket.verdict();
+  return impl.bucket->verdict();
 }
 
 void CompressedAllreduce::end_step(bool commit) {
   if (commit) {
-    impl_->bucket.state().commit();
+    impl_->bucket->state().commit();
   } else {
-    impl_->bucket.state().discard();
+    impl_->bucket->state().discard();
   }
 }
 
-compress::State& CompressedAllreduce::state() { return impl_->bucket.state(); }
-const CallMetrics& CompressedAllreduce::metrics() const { return impl_->bucket.metrics(); }
+compress::State& CompressedAllreduce::state() { return impl_->bucket->state(); }
+const CallMetrics& CompressedAllreduce::metrics() const { return impl_->bucket->metrics(); }
 
 }  // namespace thinwire::comm

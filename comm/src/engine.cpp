@@ -10,8 +10,8 @@
 #include <thread>
 #include <utility>
 
-#include "bucket_exchange.hpp"
-#include "exchange_loop.hpp"
+#include "exchange/bucket_exchange.hpp"
+#include "exchange/exchange_loop.hpp"
 #include "failure.hpp"
 #include "thinwire/core/config.hpp"
 
@@ -57,7 +57,7 @@ struct Engine::Impl {
     auto pool = std::make_shared<WorkerPool>(
         options.threads > 0 ? options.threads : default_codec_threads(communicator));
     for (compress::Plan& plan : plans) {
-      buckets.push_back(std::make_unique<BucketExchange>(lanes, std::move(plan), pool, memory));
+      buckets.push_back(make_exchange({lanes, pool, memory}, std::move(plan), options.algorithm));
     }
     thread = std::thread{[this] { run(); }};
   }
@@ -154,7 +154,7 @@ Engine::Engine(Communicator& communicator, BucketLayout layout, EngineOptions op
     throw;
   }
   const Timeout timeout = options.timeout == Timeout{} ? config().timeout : options.timeout;
-  require_equal_plans(communicator, plans, timeout);
+  require_equal_plans(communicator, plans, options.algorithm, timeout);
   impl_ = std::make_unique<Impl>(communicator, std::move(layout), options, std::move(plans));
 }
 

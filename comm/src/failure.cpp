@@ -5,13 +5,14 @@
 namespace thinwire::comm {
 
 void require_equal_plans(Communicator& communicator, std::span<const compress::Plan> plans,
-                         Timeout timeout) {
+                         Algorithm algorithm, Timeout timeout) {
   for (const compress::Plan& plan : plans) {
     THINWIRE_EXPECTS(plan.ranks() == communicator.size(), InvalidArgument,
                      fmt::format("rank {}: a plan for {} ranks on a communicator of {}",
                                  communicator.rank(), plan.ranks(), communicator.size()));
   }
-  Fields fields{{"number of buckets", std::to_string(plans.size())}};
+  Fields fields{{"number of buckets", std::to_string(plans.size())},
+                {"algorithm", std::string{to_string(algorithm)}}};
   for (std::size_t i = 0; i < plans.size(); ++i) {
     for (auto& [name, value] : plans[i].describe()) {
       fields.emplace_back(fmt::format("{} of bucket {}", name, i), value);

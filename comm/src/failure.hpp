@@ -3,7 +3,8 @@
 #include <exception>
 #include <span>
 
-#include "bucket_exchange.hpp"
+#include "exchange/lanes.hpp"
+#include "thinwire/comm/compressed_allreduce.hpp"
 #include "thinwire/comm/communicator.hpp"
 #include "thinwire/compress/plan.hpp"
 
@@ -12,7 +13,7 @@ namespace thinwire::comm {
 /// Collective: throws MismatchError on every rank when the plans differ, naming the first field,
 /// before any data has moved.
 void require_equal_plans(Communicator& communicator, std::span<const compress::Plan> plans,
-                         Timeout timeout);
+                         Algorithm algorithm, Timeout timeout);
 
 /// Ends the communicator and its lanes on every rank because of `error`. Never throws.
 void abort_all(Communicator& communicator, Lanes& lanes, std::exception_ptr error) noexcept;

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <string_view>
 
 #include "thinwire/comm/communicator.hpp"
 #include "thinwire/compress/coder.hpp"
@@ -24,6 +25,17 @@ struct CallMetrics {
   CallMetrics& operator+=(const CallMetrics& other);
 };
 
+/// How an encoded bucket is reduced. A bucket wholly `none` always takes the transport's allreduce.
+enum class Algorithm : std::uint8_t {
+  automatic = 0,  ///< sparse where it sends no more bytes than two_phase, else two_phase
+  two_phase = 1,  ///< every codec: all-to-all, the owner's step, all-gather; 2 (N - 1) slots
+  sparse = 2,     ///< topk alone: one all-gather of everybody's selection; N (N - 1) slots
+  summable = 3    ///< bf16 alone: the transport adds the payload up, in bf16
+};
+std::string_view to_string(Algorithm algorithm);
+/// Throws InvalidArgument naming the names there are.
+Algorithm parse_algorithm(std::string_view text);
+
 /// Codec threads of a rank when nobody says: THINWIRE_THREADS, else this host's cores over its
 /// ranks.
 int default_codec_threads(const Communicator& communicator);
@@ -40,7 +52,8 @@ class CompressedAllreduce {
   /// MismatchError on every rank when plans differ, OutOfMemory, InvalidArgument when the plan's
   /// ranks are not the communicator's.
   CompressedAllreduce(Communicator& communicator, compress::Plan plan,
-                      std::shared_ptr<WorkerPool> pool, std::shared_ptr<MemoryResource> memory);
+                      std::shared_ptr<WorkerPool> pool, std::shared_ptr<MemoryResource> memory,
+                      Algorithm algorithm = Algorithm::automatic);
   ~CompressedAllreduce();
 
   const compress::Plan& plan() const;

@@ -16,6 +16,7 @@ struct EngineOptions {
   compress::Commit commit = compress::Commit::in_place;
   compress::NonFinite non_finite = compress::NonFinite::propagate;
   int chunks = 1;
+  Algorithm algorithm = Algorithm::automatic;
   int threads = 0;    ///< codec threads; 0: THINWIRE_THREADS, else cores over local ranks
   Timeout timeout{};  ///< of every wait; 0: THINWIRE_TIMEOUT
   std::shared_ptr<MemoryResource> memory{};  ///< null: default_memory()

@@ -1,0 +1,96 @@
+#include "bucket_exchange.hpp"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+namespace thinwire::comm {
+namespace {
+
+/// Adds the milliseconds of its life to a counter.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& total) : total_{total} {}
+  ~Stopwatch() {
+    total_ += std::chrono::duration<double, std::milli>(Clock::now() - start_).count();
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  double& total_;
+  Clock::time_point start_ = Clock::now();
+};
+
+/// The all-gather sends every rank's selection to every rank: fewer bytes than the two-phase way
+/// only for two ranks, where it also saves an exchange and the second selection.
+bool sparse_is_no_larger(const compress::Plan& plan) {
+  const auto ranks = static_cast<std::uint64_t>(plan.ranks());
+  return (ranks - 1) * plan.payload_bytes(compress::Phase::reduce) <= plan.wire_bytes();
+}
+
+}  // namespace
+
+BucketExchange::BucketExchange(const ExchangeParts& parts, compress::Plan plan, int shard)
+    : lanes_{parts.lanes}, plan_{std::move(plan)}, state_{plan_, shard, parts.memory} {}
+
+void BucketExchange::begin(TensorView gradients, const compress::CallState& call) {
+  const auto& settings = plan_.settings();
+  THINWIRE_EXPECTS(
+      gradients.dtype == settings.dtype && gradients.numel >= plan_.source_extent() &&
+          gradients.device == lanes_.reduce->device() && (gradients.data || gradients.numel == 0),
+      InvalidArgument,
+      fmt::format("rank {}: an allreduce of {} elements of {} was planned, but the gradients given "
+                  "are {} elements of {}{}",
+                  rank(), plan_.source_extent(), to_string(settings.dtype), gradients.numel,
+                  to_string(gradients.dtype),
+                  gradients.data || gradients.numel == 0 ? "" : " at a null address"));
+  THINWIRE_EXPECTS(!state_.in_step() || settings.commit == compress::Commit::in_place,
+                   InvalidArgument,
+                   fmt::format("rank {}: a second call on a bucket before the step ended; "
+                               "double-buffered residuals need end_step between calls",
+                               rank()));
+  // In place, a call that end_step did not follow counts as committed.
+  if (state_.in_step()) state_.commit();
+  gradients_ = gradients;
+  call_ = call;
+  verdict_ = {};
+  ++metrics_.calls;
+  metrics_.plain_wire_bytes +=
+      ring_bytes(static_cast<std::uint64_t>(plan_.elements()) * size_of(settings.dtype), ranks());
+}
+
+WorkHandle BucketExchange::encode(int chunk) {
+  const Stopwatch watch{metrics_.encode_ms};
+  return do_encode(chunk);
+}
+
+WorkHandle BucketExchange::combine(int chunk) {
+  const Stopwatch watch{metrics_.encode_ms};
+  return do_combine(chunk);
+}
+
+void BucketExchange::decode(int chunk) {
+  const Stopwatch watch{metrics_.decode_ms};
+  do_decode(chunk);
+}
+
+std::unique_ptr<BucketExchange> make_exchange(const ExchangeParts& parts, compress::Plan plan,
+                                              Algorithm algorithm) {
+  if (plan.plain()) return make_plain_exchange(parts, std::move(plan));
+  switch (algorithm) {
+    case Algorithm::sparse:
+      return make_sparse_exchange(parts, std::move(plan));
+    case Algorithm::summable:
+      return make_summable_exchange(parts, std::move(plan));
+    case Algorithm::automatic:
+      if (plan.header_codec() == compress::Codec::topk && sparse_is_no_larger(plan)) {
+        return make_sparse_exchange(parts, std::move(plan));
+      }
+      [[fallthrough]];
+    case Algorithm::two_phase:
+      return make_two_phase_exchange(parts, std::move(plan));
+  }
+  throw InvalidArgument{"unknown algorithm"};
+}
+
+}  // namespace thinwire::comm
