@@ -90,7 +90,8 @@ compress::Verdict CompressedAllreduce::run(TensorView gradients, const float* in
     while (!loop.step(finished)) {
     }
   } catch (...) {
-    abort_all(impl.communicator, impl.lanes, std::current_exception());
+    abort_all(std::current_exception(),
+              {&impl.communicator, impl.lanes.reduce.get(), impl.lanes.gather.get()});
     impl.bucket->state().discard();
     throw;
   }

@@ -13,6 +13,7 @@
 #include "exchange/bucket_exchange.hpp"
 #include "exchange/exchange_loop.hpp"
 #include "failure.hpp"
+#include "residual_exchange.hpp"
 #include "thinwire/core/config.hpp"
 
 namespace thinwire::comm {
@@ -85,7 +86,7 @@ struct Engine::Impl {
       }
     } catch (...) {
       const auto error = std::current_exception();
-      abort_all(communicator, lanes, error);
+      abort_all(error, {&communicator, lanes.reduce.get(), lanes.gather.get()});
       loop.clear();
       const std::lock_guard lock{mutex};
       failure = error;
@@ -259,6 +260,13 @@ void Engine::import_worker(std::span<const compress::Residual> residuals) {
 
 void Engine::import_server(std::span<const compress::Residual> residuals) {
   for (const auto& bucket : impl_->buckets) bucket->state().import_server(residuals);
+}
+
+void Engine::take_over(const Engine& previous) {
+  std::vector<const compress::Plan*> plans;
+  for (const auto& bucket : impl_->buckets) plans.push_back(&bucket->plan());
+  import_worker(previous.export_worker());
+  import_server(move_to_owners(impl_->communicator, previous.export_server(), plans));
 }
 
 CallMetrics Engine::metrics() const {

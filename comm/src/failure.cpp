@@ -3,6 +3,24 @@
 #include <fmt/format.h>
 
 namespace thinwire::comm {
+namespace {
+
+Fields layout_fields(std::span<const compress::Plan> plans) {
+  Fields fields{{"number of buckets", std::to_string(plans.size())}};
+  for (std::size_t i = 0; i < plans.size(); ++i) {
+    for (auto& [name, value] : plans[i].describe()) {
+      fields.emplace_back(fmt::format("{} of bucket {}", name, i), value);
+    }
+  }
+  return fields;
+}
+
+}  // namespace
+
+void require_equal_layouts(Communicator& communicator, std::span<const compress::Plan> plans,
+                           Timeout timeout) {
+  require_equal(communicator.control(), "gradient layout", layout_fields(plans), timeout);
+}
 
 void require_equal_plans(Communicator& communicator, std::span<const compress::Plan> plans,
                          Algorithm algorithm, Timeout timeout) {
@@ -11,30 +29,25 @@ void require_equal_plans(Communicator& communicator, std::span<const compress::P
                      fmt::format("rank {}: a plan for {} ranks on a communicator of {}",
                                  communicator.rank(), plan.ranks(), communicator.size()));
   }
-  Fields fields{{"number of buckets", std::to_string(plans.size())},
-                {"algorithm", std::string{to_string(algorithm)}}};
-  for (std::size_t i = 0; i < plans.size(); ++i) {
-    for (auto& [name, value] : plans[i].describe()) {
-      fields.emplace_back(fmt::format("{} of bucket {}", name, i), value);
-    }
-  }
+  Fields fields = layout_fields(plans);
+  fields.emplace_back("algorithm", to_string(algorithm));
   require_equal(communicator.control(), "gradient layout", fields, timeout);
 }
 
-void abort_all(Communicator& communicator, Lanes& lanes, std::exception_ptr error) noexcept {
+void abort_all(std::exception_ptr error,
+               std::initializer_list<Communicator*> communicators) noexcept {
   std::string reason = "unknown error";
-  int culprit = communicator.rank();
+  int culprit = -1;
   try {
     std::rethrow_exception(error);
   } catch (const TransportError& e) {
     reason = e.what();
-    if (e.peer >= 0) culprit = e.peer;
+    culprit = e.peer;
   } catch (const std::exception& e) {
     reason = e.what();
   } catch (...) {
   }
-  lanes.abort(reason, culprit);
-  communicator.abort(reason, culprit);
+  for (Communicator* communicator : communicators) communicator->abort(reason, culprit);
 }
 
 }  // namespace thinwire::comm

@@ -4,22 +4,10 @@
 
 #include <utility>
 
+#include "../stopwatch.hpp"
+
 namespace thinwire::comm {
 namespace {
-
-/// Adds the milliseconds of its life to a counter.
-class Stopwatch {
- public:
-  explicit Stopwatch(double& total) : total_{total} {}
-  ~Stopwatch() {
-    total_ += std::chrono::duration<double, std::milli>(Clock::now() - start_).count();
-  }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  double& total_;
-  Clock::time_point start_ = Clock::now();
-};
 
 /// The all-gather sends every rank's selection to every rank: fewer bytes than the two-phase way
 /// only for two ranks, where it also saves an exchange and the second selection.

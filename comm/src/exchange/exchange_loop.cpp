@@ -3,6 +3,8 @@
 #include <thread>
 #include <utility>
 
+#include "../stopwatch.hpp"
+
 namespace thinwire::comm {
 
 using Clock = std::chrono::steady_clock;
@@ -56,14 +58,13 @@ bool ExchangeLoop::pop_completed(std::size_t& finished) {
 }
 
 void ExchangeLoop::rest(CallMetrics& metrics) {
-  const auto start = Clock::now();
+  const Stopwatch watch{metrics.exchange_ms};
   // Yield first: on a machine with more ranks than cores a peer may need this core to answer.
   if (++idle_rounds_ < 1000) {
     std::this_thread::yield();
   } else {
     std::this_thread::sleep_for(std::chrono::microseconds{50});
   }
-  metrics.exchange_ms += std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
 bool ExchangeLoop::step(std::size_t& finished) {
