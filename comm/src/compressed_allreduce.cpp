@@ -92,7 +92,7 @@ compress::Verdict CompressedAllreduce::run(TensorView gradients, const float* in
   } catch (...) {
     abort_all(std::current_exception(),
               {&impl.communicator, impl.lanes.reduce.get(), impl.lanes.gather.get()});
-    impl.bucket->state().discard();
+    impl.bucket->take_back();
     throw;
   }
   return impl.bucket->verdict();

@@ -89,6 +89,7 @@ struct Engine::Impl {
       abort_all(error, {&communicator, lanes.reduce.get(), lanes.gather.get()});
       loop.clear();
       const std::lock_guard lock{mutex};
+      take_back_buckets();
       failure = error;
       done.notify_all();
     }
@@ -115,6 +116,7 @@ struct Engine::Impl {
     if (failure) std::rethrow_exception(failure);
   }
 
+  /// Ends the step of every bucket that took part in it.
   void end_buckets(bool commit) {
     for (std::size_t i = 0; i < buckets.size(); ++i) {
       if (progress[i] == Progress::idle) continue;
@@ -123,6 +125,15 @@ struct Engine::Impl {
       } else {
         buckets[i]->state().discard();
       }
+      progress[i] = Progress::idle;
+    }
+  }
+
+  /// The step failed: whatever it encoded goes back into the residuals.
+  void take_back_buckets() {
+    for (std::size_t i = 0; i < buckets.size(); ++i) {
+      if (progress[i] == Progress::idle) continue;
+      buckets[i]->take_back();
       progress[i] = Progress::idle;
     }
   }
@@ -204,10 +215,7 @@ StepReport Engine::end_step(bool found_inf) {
              return state == Impl::Progress::submitted;
            });
   });
-  if (impl.failure) {
-    impl.end_buckets(false);
-    impl.throw_failure();
-  }
+  impl.throw_failure();
   compress::Verdict verdict;
   for (std::size_t i = 0; i < impl.buckets.size(); ++i) {
     if (impl.progress[i] == Impl::Progress::reduced) {

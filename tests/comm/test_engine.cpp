@@ -59,7 +59,8 @@ TEST_P(EngineMatchesReference, ThreeSteps_EveryRank_HoldsTheReferenceBits) {
   }
 
   run_ranks(ranks, [&](Communicator& communicator) {
-    Engine engine{communicator, layout, {.chunks = chunks, .algorithm = Algorithm::two_phase, .threads = 1}};
+    Engine engine{
+        communicator, layout, {.chunks = chunks, .algorithm = Algorithm::two_phase, .threads = 1}};
     for (int step = 0; step < 3; ++step) {
       auto gradients = random_gradients(n, communicator.rank(), step);
       engine.submit(0, view_of(gradients));

@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "../stopwatch.hpp"
+#include "fold_back.hpp"
+#include "thinwire/core/log.hpp"
 
 namespace thinwire::comm {
 namespace {
@@ -42,6 +44,7 @@ void BucketExchange::begin(TensorView gradients, const compress::CallState& call
   gradients_ = gradients;
   call_ = call;
   verdict_ = {};
+  encoded_chunks_.clear();
   ++metrics_.calls;
   metrics_.plain_wire_bytes +=
       ring_bytes(static_cast<std::uint64_t>(plan_.elements()) * size_of(settings.dtype), ranks());
@@ -49,7 +52,9 @@ void BucketExchange::begin(TensorView gradients, const compress::CallState& call
 
 WorkHandle BucketExchange::encode(int chunk) {
   const Stopwatch watch{metrics_.encode_ms};
-  return do_encode(chunk);
+  WorkHandle work = do_encode(chunk);
+  encoded_chunks_.push_back(chunk);
+  return work;
 }
 
 WorkHandle BucketExchange::combine(int chunk) {
@@ -60,6 +65,22 @@ WorkHandle BucketExchange::combine(int chunk) {
 void BucketExchange::decode(int chunk) {
   const Stopwatch watch{metrics_.decode_ms};
   do_decode(chunk);
+}
+
+void BucketExchange::take_back() noexcept {
+  if (plan_.settings().commit == compress::Commit::in_place) {
+    try {
+      for (const int chunk : encoded_chunks_) {
+        if (const auto slots = encoded(chunk); !slots.empty()) fold_back(state_, chunk, slots);
+      }
+    } catch (const std::exception& error) {
+      log(LogLevel::error,
+          fmt::format("rank {}: residuals of a failed call could not be restored: {}", rank(),
+                      error.what()));
+    }
+  }
+  encoded_chunks_.clear();
+  state_.discard();
 }
 
 std::unique_ptr<BucketExchange> make_exchange(const ExchangeParts& parts, compress::Plan plan,

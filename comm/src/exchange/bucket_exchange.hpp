@@ -2,6 +2,8 @@
 
 #include <chrono>
 #include <memory>
+#include <span>
+#include <vector>
 
 #include "lanes.hpp"
 #include "thinwire/comm/compressed_allreduce.hpp"
@@ -43,6 +45,10 @@ class BucketExchange {
   WorkHandle combine(int chunk);
   void decode(int chunk);
 
+  /// After a failed call: the residuals become what they were (double-buffered), or take up what
+  /// was encoded in place, so that nothing is lost. Never throws.
+  void take_back() noexcept;
+
  protected:
   /// `shard`: what this rank owns of `plan`, which may have fewer shards than there are ranks.
   BucketExchange(const ExchangeParts& parts, compress::Plan plan, int shard);
@@ -50,6 +56,8 @@ class BucketExchange {
   virtual WorkHandle do_encode(int chunk) = 0;
   virtual WorkHandle do_combine(int chunk) = 0;
   virtual void do_decode(int chunk) = 0;
+  /// The slots that this rank encoded for a chunk; empty where nothing is encoded.
+  virtual std::span<const std::byte> encoded(int chunk) const = 0;
 
   int rank() const { return lanes_.reduce->rank(); }
   std::size_t ranks() const { return static_cast<std::size_t>(lanes_.reduce->size()); }
@@ -61,6 +69,7 @@ class BucketExchange {
   compress::CallState call_;
   compress::Verdict verdict_;
   CallMetrics metrics_;
+  std::vector<int> encoded_chunks_;  ///< of the current call
 };
 
 /// The exchange of a plan: the transport's own allreduce for a plain plan, else `algorithm`.

@@ -36,6 +36,8 @@ class PlainExchange final : public BucketExchange {
         (call_.inv_scale ? *call_.inv_scale : 1.0f) * (call_.out_scale ? *call_.out_scale : 1.0f);
     if (factor != 1.0f) scale_in_place(gradients_, factor);
   }
+
+  std::span<const std::byte> encoded(int) const override { return {}; }
 };
 
 }  // namespace

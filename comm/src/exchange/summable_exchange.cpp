@@ -31,7 +31,8 @@ class SummableExchange final : public BucketExchange {
   SummableExchange(const ExchangeParts& parts, const compress::Plan& plan)
       : BucketExchange{parts, whole_plan(plan), 0},
         coder_{compress::make_host_coder(plan_, parts.pool)},
-        slot_{parts.memory, plan_.payload_bytes(Phase::reduce), "payload"},
+        mine_{parts.memory, plan_.payload_bytes(Phase::reduce), "payload"},
+        mean_{parts.memory, plan_.payload_bytes(Phase::reduce), "payload"},
         plan_id_{plan.id()} {
     for (const auto& section : plan_.sections()) {
       THINWIRE_EXPECTS(
@@ -43,19 +44,17 @@ class SummableExchange final : public BucketExchange {
  private:
   // One chunk: the transport cuts the payload by itself.
   WorkHandle do_encode(int chunk) override {
-    coder_->encode(chunk, gradients_, state_, call_, {slot_.data(), slot_.size()});
-    const std::size_t bytes = slot_.size() - compress::header_bytes;
+    coder_->encode(chunk, gradients_, state_, call_, {mine_.data(), mine_.size()});
+    const std::size_t bytes = mine_.size() - compress::header_bytes;
     metrics_.payload_bytes += bytes;
     metrics_.wire_bytes += ring_bytes(bytes, ranks());
 
     compress::SlotHeader header;
-    std::memcpy(&header, slot_.data(), sizeof header);
+    std::memcpy(&header, mine_.data(), sizeof header);
     digest_ = compress::mix64(compress::mix64(plan_id_) + call_.sequence);
     agreement_ = {digest_, ~digest_, header.flags & compress::flag_non_finite,
                   header.flags & compress::flag_zeroed};
-    const TensorView payload{slot_.data() + compress::header_bytes,
-                             static_cast<std::int64_t>(bytes / 2), DType::bf16};
-    auto sum = lanes_.reduce->allreduce(payload, payload, ReduceOp::avg);
+    auto sum = lanes_.reduce->allreduce(payload_of(mine_), payload_of(mean_), ReduceOp::avg);
     return std::make_unique<JoinedWork>(std::move(sum), lanes_.reduce->allreduce_max(agreement_));
   }
 
@@ -68,16 +67,24 @@ class SummableExchange final : public BucketExchange {
                                  rank(), call_.sequence));
     const auto flags = static_cast<std::uint32_t>(agreement_[2] | agreement_[3]);
     // The averaged payload becomes a slot again, so that one decoder serves all algorithms.
-    const std::span payload{slot_.data() + compress::header_bytes,
-                            slot_.size() - compress::header_bytes};
+    const std::span payload{mean_.data() + compress::header_bytes,
+                            mean_.size() - compress::header_bytes};
     const auto header = compress::make_header(plan_, 0, chunk, Phase::gather, call_.sequence, flags,
                                               compress::digest(payload, 0));
-    std::memcpy(slot_.data(), &header, sizeof header);
-    verdict_.flags |= coder_->decode(chunk, {slot_.data(), slot_.size()}, call_, gradients_).flags;
+    std::memcpy(mean_.data(), &header, sizeof header);
+    verdict_.flags |= coder_->decode(chunk, {mean_.data(), mean_.size()}, call_, gradients_).flags;
+  }
+
+  std::span<const std::byte> encoded(int) const override { return {mine_.data(), mine_.size()}; }
+
+  static TensorView payload_of(const Buffer& slot) {
+    const std::size_t bytes = slot.size() - compress::header_bytes;
+    return {slot.data() + compress::header_bytes, static_cast<std::int64_t>(bytes / 2),
+            DType::bf16};
   }
 
   std::unique_ptr<compress::Coder> coder_;
-  Buffer slot_;
+  Buffer mine_, mean_;
   std::uint64_t plan_id_;  ///< of the plan that was compared between ranks
   std::uint64_t digest_ = 0;
   std::array<std::uint64_t, 4> agreement_{};

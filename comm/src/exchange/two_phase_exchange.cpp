@@ -48,6 +48,11 @@ class TwoPhaseExchange final : public BucketExchange {
     verdict_.flags |= coder_->decode(chunk, {slots, slot * ranks()}, call_, gradients_).flags;
   }
 
+  std::span<const std::byte> encoded(int chunk) const override {
+    return {to_owners_.data() + plan_.chunk_offset(chunk, Phase::reduce),
+            plan_.slot_bytes(chunk, Phase::reduce) * ranks()};
+  }
+
   std::unique_ptr<compress::Coder> coder_;
   Buffer to_owners_, from_workers_, to_workers_, from_owners_;
 };
