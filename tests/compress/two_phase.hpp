@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -8,6 +9,7 @@
 #include <memory>
 #include <random>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "thinwire/compress/coder.hpp"
@@ -134,6 +136,15 @@ class TwoPhase {
   Buffer received_;
   Buffer reduced_;
 };
+
+inline const std::vector<std::string> codecs_with_feedback{
+    "bf16+ef", "fp16", "int8", "int4", "sign", "sign:rms", "topk:0.05", "topk:0.05/0.1"};
+/// Bits, so that -0 and NaN compare too.
+inline std::vector<std::uint32_t> bits(std::span<const float> values) {
+  std::vector<std::uint32_t> result;
+  for (const float value : values) result.push_back(std::bit_cast<std::uint32_t>(value));
+  return result;
+}
 
 /// Numbers around 1e-3 with some zeros, a dead stretch, denormals and a few large ones: what
 /// gradients look like, and what breaks codecs.
