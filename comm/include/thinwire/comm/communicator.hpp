@@ -23,9 +23,10 @@ enum class ReduceOp : std::uint8_t { sum = 0, avg = 1, max = 2 };
 /// 0 is allowed everywhere. In and out may be the same buffer where they have the same size, and
 /// may not overlap otherwise.
 ///
-/// Errors: InvalidArgument at the call for what this rank can see is wrong; MismatchError or
-/// TransportError from the Work for what a peer did; AbortedError after an abort.
-/// Thread safety: one thread at a time calls operations; abort() and error() from any thread.
+/// Errors: InvalidArgument at the call for what this rank can see is wrong; from the Work
+/// MismatchError or TransportError for what a peer did, and AbortedError after an abort.
+/// Thread safety: one thread at a time calls operations and uses their Works; abort() from any
+/// thread.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -51,7 +52,8 @@ class Communicator {
   virtual WorkHandle reduce_scatter(ConstTensorView in, TensorView out, ReduceOp op,
                                     StreamView stream = {}) = 0;
 
-  /// out: every rank's `in`, in rank order; all of the same size.
+  /// out: every rank's `in`, in rank order; all of the same size. `in` may stand in its own place
+  /// of `out`.
   virtual WorkHandle all_gather(ConstByteView in, ByteView out, StreamView stream = {}) = 0;
 
   /// in and out: size() equal parts; part j of `in` goes to rank j, part i of `out` comes from rank

@@ -8,10 +8,13 @@ namespace thinwire::comm {
 using Timeout = std::chrono::milliseconds;
 
 /// One operation under way. Its buffers must stay valid and, where written, untouched until it is
-/// done. Progress is made in test() and wait() only: no thread works behind the caller's back.
+/// done. Progress is made in test() and wait() only, then for all Works of the communicator: no
+/// thread works behind the caller's back, and Works may be waited for in any order.
 ///
-/// Not thread-safe: one thread at a time. Destroying an unfinished Work of a live communicator is a
-/// defect of the caller; it waits for the end, or for the communicator's abort.
+/// Not thread-safe: one thread at a time uses a communicator and its Works. The communicator must
+/// outlive them. Destroying an unfinished Work of a live communicator is a defect of the caller; it
+/// waits for the end, or for the communicator's abort, and aborts it itself after the timeout of
+/// the configuration, or at once when an exception destroys it: then nothing will end it any more.
 class Work {
  public:
   virtual ~Work() = default;

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "point_to_point.hpp"
+#include "thinwire/comm/control_plane.hpp"
+
+namespace thinwire::comm {
+
+/// The one ControlPlane, over any transport's ControlChannel. Each rank sends to each other one
+/// directly: with no rank in the middle, a missing rank is seen and named by all.
+class ChannelControlPlane final : public ControlPlane {
+ public:
+  /// `parent`: of the communicator that was split (null for the first one). Its abort is ours too:
+  /// a rank that failed elsewhere in the parent may be the one that we wait for. `members`: our
+  /// ranks as the parent counts them.
+  ChannelControlPlane(int rank, int size, std::unique_ptr<ControlChannel> channel,
+                      ControlPlane* parent = nullptr, std::vector<int> members = {});
+
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+  std::vector<std::string> all_gather(std::string_view mine, Timeout timeout) override;
+  void post_abort(const AbortNotice& notice) noexcept override;
+  std::optional<AbortNotice> abort_notice() override;
+
+ private:
+  /// Texts of one all_gather by rank, as they come in.
+  using Round = std::vector<std::optional<std::string>>;
+
+  void read_letters();
+  void take_letter(const ControlChannel::Letter& letter);
+  Round& round(std::uint64_t number);
+  std::vector<int> missing(std::uint64_t number);
+  void broadcast(std::string_view text);
+  std::optional<AbortNotice> notice_of_parent();
+
+  const int rank_;
+  const int size_;
+  ControlPlane* const parent_;
+  const std::vector<int> members_;
+
+  std::mutex mutex_;  // guards what follows
+  std::unique_ptr<ControlChannel> channel_;
+  std::optional<AbortNotice> notice_;
+  std::map<std::uint64_t, Round> rounds_;  // begun and not yet returned
+  std::uint64_t next_round_ = 0;
+};
+
+/// "the communicator was aborted by rank 2: reason", ready to be thrown.
+AbortedError aborted_error(std::string_view context, const AbortNotice& notice);
+
+}  // namespace thinwire::comm

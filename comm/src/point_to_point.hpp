@@ -1,0 +1,88 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "thinwire/comm/communicator.hpp"
+
+/// What a transport implements. All collectives stand on these few calls, once for all transports
+/// (collectives.cpp); nothing here blocks.
+namespace thinwire::comm {
+
+/// One transfer under way. Destroying it gives the transfer up if it is not complete: afterwards
+/// the transport neither reads nor writes its buffer.
+class Request {
+ public:
+  virtual ~Request() = default;
+
+  /// Makes progress; true once complete, and it is not asked again then. Throws TransportError, or
+  /// UnexpectedSize from a receive.
+  virtual bool test() = 0;
+};
+
+using RequestHandle = std::unique_ptr<Request>;
+
+/// Thrown by a receive whose message has another size; the collective turns it into a MismatchError
+/// that names rank and operation.
+struct UnexpectedSize {
+  std::string arrived;  ///< bytes of the message, as text: a transport may only know a lower bound
+};
+
+/// Bytes between two ranks, matched by (sender, receiver, tag) in the order of the calls. Tags are
+/// in [0, max_tag]. One thread at a time.
+class PointToPoint {
+ public:
+  virtual ~PointToPoint() = default;
+
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  virtual int local_rank() const = 0;
+  virtual int local_size() const = 0;
+  /// Communicator::transport().
+  virtual std::string_view name() const = 0;
+
+  /// `peer` is never this rank. A size of 0 is a message too.
+  virtual RequestHandle isend(ConstByteView data, int peer, int tag) = 0;
+  virtual RequestHandle irecv(ByteView data, int peer, int tag) = 0;
+
+  /// Whether iallreduce is the transport's own; if not, the library's over isend and irecv is
+  /// taken.
+  virtual bool has_allreduce() const { return false; }
+  /// `op` is sum or max; tensors are of one size and type, and may be one and the same.
+  virtual RequestHandle iallreduce(ConstTensorView, TensorView, ReduceOp) { return nullptr; }
+
+  /// Collective, after all ranks have agreed in it: the transport among the ranks of one color
+  /// (never negative), of which this one is number `rank` of `size`. A rank of no color calls it
+  /// with -1 and gets nothing.
+  virtual struct Endpoint split(int color, int rank, int size) = 0;
+
+  static constexpr int max_tag = 32767;  // what MPI promises
+};
+
+/// Small messages of the control plane, in any order. Any thread, one at a time.
+class ControlChannel {
+ public:
+  struct Letter {
+    int from = -1;
+    std::string text;
+  };
+
+  virtual ~ControlChannel() = default;
+
+  /// Takes a copy and delivers it when it can. `to` is never this rank.
+  virtual void send(int to, std::string_view text) = 0;
+
+  /// The next letter that has arrived, if any.
+  virtual std::optional<Letter> receive() = 0;
+};
+
+/// Both ways of one rank to the others of its group.
+struct Endpoint {
+  std::unique_ptr<PointToPoint> data;
+  std::unique_ptr<ControlChannel> control;
+};
+
+}  // namespace thinwire::comm

@@ -1,0 +1,94 @@
+#include <gmock/gmock.h>
+
+#include "ranks.hpp"
+#include "thinwire/core/error.hpp"
+#include "values.hpp"
+
+namespace thinwire::comm::testing {
+namespace {
+
+class Split : public RanksTest {};
+
+float sum_of_ranks(Communicator& comm, int value) {
+  Values data{DType::f32, 1};
+  data.set(0, static_cast<float>(value));
+  comm.allreduce(data.view(), data.view(), ReduceOp::sum)->wait(patience);
+  return data.get(0);
+}
+
+TEST_P(Split, ByParity_FormsTwoGroupsThatWorkSideBySide) {
+  on_all([](Communicator& comm) {
+    const int color = comm.rank() % 2;
+    const auto child = comm.split(color, 0);
+    ASSERT_NE(child, nullptr);
+    EXPECT_EQ(child->size(), (comm.size() + 1 - color) / 2);
+    EXPECT_EQ(child->rank(), comm.rank() / 2);
+    EXPECT_EQ(child->transport(), comm.transport());
+    EXPECT_EQ(child->local_size(), child->size());
+    int expected = 0;
+    for (int r = color; r < comm.size(); r += 2) expected += r;
+    EXPECT_EQ(sum_of_ranks(*child, comm.rank()), static_cast<float>(expected));
+    EXPECT_EQ(sum_of_ranks(comm, 1), static_cast<float>(comm.size()));
+  });
+}
+
+TEST_P(Split, ByDescendingKey_ReversesTheRanks) {
+  on_all([](Communicator& comm) {
+    const auto child = comm.split(7, -comm.rank());
+    EXPECT_EQ(child->rank(), comm.size() - 1 - comm.rank());
+    std::vector<std::byte> data(1, static_cast<std::byte>(comm.rank()));
+    child->broadcast(bytes_of(data), 0)->wait(patience);
+    EXPECT_EQ(data[0], static_cast<std::byte>(comm.size() - 1));
+  });
+}
+
+TEST_P(Split, NegativeColor_GivesNullAndLeavesTheOthersAlone) {
+  on_all([](Communicator& comm) {
+    const bool out = comm.rank() == 0;
+    const auto child = comm.split(out ? -5 : 3, 0);
+    EXPECT_EQ(child == nullptr, out);
+    if (child) {
+      EXPECT_EQ(child->size(), comm.size() - 1);
+      child->barrier()->wait(patience);
+    }
+    comm.barrier()->wait(patience);
+  });
+}
+
+TEST_P(Split, OfASplit_Works) {
+  on_all([](Communicator& comm) {
+    const auto half = comm.split(comm.rank() < comm.size() / 2 ? 0 : 1, comm.rank());
+    const auto one = half->split(half->rank(), 0);
+    EXPECT_EQ(one->size(), 1);
+    EXPECT_EQ(sum_of_ranks(*one, 5), 5.0f);
+    half->barrier()->wait(patience);
+  });
+}
+
+TEST_P(Split, AbortOfTheParent_EndsTheChildToo) {
+  on_all([](Communicator& comm) {
+    if (comm.size() < 3) return;
+    // Rank 0 fails outside of the child; the child's ranks wait for each other.
+    const auto child = comm.split(comm.rank() == 0 ? -1 : 1, 0);
+    if (comm.rank() == 0) {
+      comm.abort("the disk is full");
+    } else if (comm.rank() == 1) {
+      const auto error = error_of<AbortedError>([&] {
+        for (;;) child->control().all_gather("", patience);  // until the news are there
+      });
+      EXPECT_THAT(error.what(), ::testing::HasSubstr("the disk is full"));
+    } else {
+      std::vector<std::byte> data(1);
+      const auto error =
+          error_of<AbortedError>([&] { child->recv(bytes_of(data), 0)->wait(patience); });
+      EXPECT_THAT(error.what(), ::testing::HasSubstr("the disk is full"));
+      EXPECT_THAT(error.what(), ::testing::HasSubstr("is rank 0"));
+    }
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Ranks, Split, ::testing::ValuesIn(rank_counts()),
+                         ::testing::PrintToStringParamName());
+
+}  // namespace
+}  // namespace thinwire::comm::testing
