@@ -15,6 +15,9 @@
 namespace thinwire {
 namespace {
 
+/// A block of the pool outlives its uses, so that upstream knows it under a tag of its own.
+constexpr std::string_view pool_tag = "pool";
+
 std::size_t rounded(std::size_t bytes) {
   return (bytes + memory_alignment - 1) / memory_alignment * memory_alignment;
 }
@@ -58,28 +61,34 @@ void* PoolMemory::allocate(std::size_t bytes, std::string_view tag) {
       return data;
     }
   }
+  const auto ask_upstream = [&] { return impl_->upstream->allocate(rounded(bytes), pool_tag); };
+  if (rounded(bytes) < bytes) throw OutOfMemory{tag, bytes, 0, 0};
   try {
-    return impl_->upstream->allocate(rounded(bytes), tag);
+    return ask_upstream();
   } catch (const OutOfMemory&) {
     trim();  // idle blocks of other sizes may be what is missing
-    return impl_->upstream->allocate(rounded(bytes), tag);
+  }
+  try {
+    return ask_upstream();
+  } catch (const OutOfMemory& error) {
+    throw OutOfMemory{tag, bytes, error.in_use, error.limit};
   }
 }
 
-void PoolMemory::deallocate(void* data, std::size_t bytes, std::string_view tag) noexcept {
+void PoolMemory::deallocate(void* data, std::size_t bytes, std::string_view) noexcept {
   if (data == nullptr) return;
   try {
     const std::lock_guard lock{impl_->mutex};
     impl_->idle[rounded(bytes)].push_back(data);
   } catch (...) {
-    impl_->upstream->deallocate(data, rounded(bytes), tag);
+    impl_->upstream->deallocate(data, rounded(bytes), pool_tag);
   }
 }
 
 void PoolMemory::trim() noexcept {
   const std::lock_guard lock{impl_->mutex};
   for (auto& [bytes, blocks] : impl_->idle) {
-    for (void* block : blocks) impl_->upstream->deallocate(block, bytes, "pool");
+    for (void* block : blocks) impl_->upstream->deallocate(block, bytes, pool_tag);
   }
   impl_->idle.clear();
 }

@@ -33,7 +33,8 @@ class HostMemory final : public MemoryResource {
   void deallocate(void* data, std::size_t bytes, std::string_view tag) noexcept override;
 };
 
-/// Keeps freed blocks by size for reuse, so that a steady state asks `upstream` for nothing.
+/// Keeps freed blocks by size for reuse, so that a steady state asks `upstream` for nothing. Asks
+/// under the tag "pool"; its errors name the tag of the request.
 class PoolMemory final : public MemoryResource {
  public:
   explicit PoolMemory(std::shared_ptr<MemoryResource> upstream);
