@@ -1,0 +1,46 @@
+// The wire format does not change by accident: tests/golden holds the bytes of version 1.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include "golden/golden_cases.hpp"
+
+namespace thinwire::compress {
+namespace {
+
+std::vector<std::byte> read_file(const std::filesystem::path& path) {
+  std::ifstream file{path, std::ios::binary};
+  const std::vector<char> chars{std::istreambuf_iterator<char>{file}, {}};
+  std::vector<std::byte> bytes(chars.size());
+  std::transform(chars.begin(), chars.end(), bytes.begin(),
+                 [](char c) { return static_cast<std::byte>(c); });
+  return bytes;
+}
+
+TEST(Golden, ReferenceCoder_EveryCase_WritesTheGoldenBytes) {
+  const std::filesystem::path directory{THINWIRE_GOLDEN_DIR};
+  const auto files = test::golden_files(make_reference_coder);
+  for (const auto& [name, bytes] : files) {
+    const auto golden = read_file(directory / name);
+    ASSERT_EQ(bytes.size(), golden.size()) << name;
+    const auto differs = std::mismatch(bytes.begin(), bytes.end(), golden.begin()).first;
+    EXPECT_EQ(differs, bytes.end()) << name << " differs at byte " << differs - bytes.begin();
+  }
+}
+
+TEST(Golden, Directory_HoldsTheCasesAndNoOthers) {
+  std::set<std::string> expected;
+  for (const auto& [name, bytes] : test::golden_files(make_reference_coder)) expected.insert(name);
+  std::set<std::string> found;
+  for (const auto& entry : std::filesystem::directory_iterator{THINWIRE_GOLDEN_DIR}) {
+    if (entry.path().extension() == ".bin") found.insert(entry.path().filename());
+  }
+  EXPECT_EQ(found, expected);
+}
+
+}  // namespace
+}  // namespace thinwire::compress
