@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "slot_check.hpp"
 #include "thinwire/core/error.hpp"
 
 namespace thinwire::compress {
@@ -24,21 +25,7 @@ void require_equal(int peer, std::string_view field, Number found, Number expect
   }
 }
 
-std::size_t length_of(const Slot& slot, Phase phase) {
-  return phase == Phase::reduce ? slot.length : slot.length_out;
-}
-
 }  // namespace
-
-std::uint64_t digest(std::span<const std::byte> bytes, std::uint64_t first_word) {
-  std::uint64_t sum = 0;
-  for (std::size_t at = 0; at + 4 <= bytes.size(); at += 4) {
-    std::uint32_t word;
-    std::memcpy(&word, bytes.data() + at, sizeof word);
-    sum += mix64(word | (first_word + at / 4) << 32);
-  }
-  return sum;
-}
 
 SlotHeader make_header(const Plan& plan, int shard, int chunk, Phase phase, std::uint64_t sequence,
                        std::uint32_t flags, std::uint64_t checksum) {
@@ -55,13 +42,13 @@ SlotHeader make_header(const Plan& plan, int shard, int chunk, Phase phase, std:
           .elements = static_cast<std::uint64_t>(slot.elements),
           .block = plan.header_block(),
           .reserved1 = 0,
-          .payload_length = length_of(slot, phase),
+          .payload_length = payload_length(slot, phase),
           .checksum = checksum};
 }
 
-std::uint32_t check_slot(const Plan& plan, int shard, int chunk, Phase phase,
-                         std::uint64_t sequence, int peer, std::span<const std::byte> slot) {
-  const std::size_t length = length_of(plan.slot(shard, chunk), phase);
+SlotHeader check_fields(const Plan& plan, int shard, int chunk, Phase phase, std::uint64_t sequence,
+                        int peer, std::span<const std::byte> slot) {
+  const std::size_t length = payload_length(plan.slot(shard, chunk), phase);
   if (slot.size() < header_bytes + length) {
     refuse(peer, "slot size", fmt::format("{} bytes", slot.size()),
            fmt::format("at least {} bytes", header_bytes + length));
@@ -85,8 +72,19 @@ std::uint32_t check_slot(const Plan& plan, int shard, int chunk, Phase phase,
     require_equal(peer, "reserved byte", byte, std::uint8_t{0});
   }
   require_equal(peer, "reserved word", found.reserved1, 0u);
-  require_equal(peer, "checksum", digest(slot.subspan(header_bytes, length), 0), found.checksum);
-  return found.flags;
+  return found;
+}
+
+void check_checksum(const SlotHeader& header, std::uint64_t computed, int peer) {
+  require_equal(peer, "checksum", computed, header.checksum);
+}
+
+std::uint32_t check_slot(const Plan& plan, int shard, int chunk, Phase phase,
+                         std::uint64_t sequence, int peer, std::span<const std::byte> slot) {
+  const SlotHeader header = check_fields(plan, shard, chunk, phase, sequence, peer, slot);
+  const std::size_t length = payload_length(plan.slot(shard, chunk), phase);
+  check_checksum(header, digest(slot.subspan(header_bytes, length), 0), peer);
+  return header.flags;
 }
 
 }  // namespace thinwire::compress

@@ -1,0 +1,201 @@
+// One bit an element; docs/wire-format.md states the arithmetic.
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "simd/sign.cpp"
+#include <hwy/foreach_target.h>
+// foreach_target.h comes first.
+#include <cmath>
+
+#include "simd/block-inl.hpp"
+#include "simd/codecs.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace thinwire::compress::simd::HWY_NAMESPACE {
+namespace {
+
+/// Adds neighbours until one number is left: v_l += v_(l+d), d = 1, 2, .., 32, of 64 lanes.
+HWY_INLINE float fold(FloatVec* v) {
+#if HWY_TARGET == HWY_SCALAR
+  for (std::size_t distance = 1; distance < group; distance *= 2) {
+    for (std::size_t l = 0; l < group; l += 2 * distance) v[l] = hn::Add(v[l], v[l + distance]);
+  }
+  return hn::GetLane(v[0]);
+#else
+  const Floats d;
+  for (std::size_t count = group_vectors / 2; count > 0; count /= 2) {
+    for (std::size_t i = 0; i < count; ++i) {
+      const FloatVec low = v[2 * i];
+      const FloatVec high = v[2 * i + 1];
+      v[i] = hn::Add(hn::ConcatEven(d, high, low), hn::ConcatOdd(d, high, low));
+    }
+  }
+  FloatVec last = v[0];
+  for (std::size_t width = lanes; width > 1; width /= 2) {
+    last = hn::Add(hn::ConcatEven(d, last, last), hn::ConcatOdd(d, last, last));
+  }
+  return hn::GetLane(last);
+#endif
+}
+
+/// Sums of |x| or x * x: 128 lanes of 8 numbers each, then the tree.
+template <SignScale kScale>
+struct Sums {
+  static constexpr bool live_groups_only = true;
+
+  FloatVec sums[2][group_vectors];
+
+  HWY_INLINE Sums() {
+    for (auto& half : sums) {
+      for (FloatVec& sum : half) sum = hn::Zero(Floats{});
+    }
+  }
+  HWY_INLINE void add(std::size_t half, const FloatVec* x) {
+    for (std::size_t v = 0; v < group_vectors; ++v) {
+      const FloatVec term = kScale == SignScale::mean ? hn::Abs(x[v]) : hn::Mul(x[v], x[v]);
+      sums[half][v] = hn::Add(sums[half][v], term);
+    }
+  }
+  HWY_INLINE float total() {
+    const float low = fold(sums[0]);
+    return low + fold(sums[1]);
+  }
+};
+
+/// The signs of 64 numbers as bits, in order.
+HWY_INLINE void store_signs(const FloatVec* x, std::byte* to) {
+  const Ints di;
+  auto* bytes = reinterpret_cast<std::uint8_t*>(to);
+  if constexpr (lanes >= 8) {
+    for (std::size_t v = 0; v < group_vectors; ++v) {
+      const auto negative = hn::Lt(hn::BitCast(di, x[v]), hn::Zero(di));
+      hn::StoreMaskBits(di, negative, bytes + v * lanes / 8);
+    }
+  } else {
+    std::uint64_t word = 0;
+    for (std::size_t v = 0; v < group_vectors; ++v) {
+      std::uint8_t bits[8] = {};
+      hn::StoreMaskBits(di, hn::Lt(hn::BitCast(di, x[v]), hn::Zero(di)), bits);
+      word |= static_cast<std::uint64_t>(bits[0]) << (v * lanes);
+    }
+    std::memcpy(bytes, &word, sizeof word);
+  }
+}
+
+/// A group's 64 values: +-s by its bits, or +0.
+template <bool kAdd>
+HWY_INLINE void decode_group(WordVec s, const std::byte* bits, float* out) {
+  const Floats d;
+  const Words dw;
+  const WordVec sign_bit = hn::Set(dw, 0x80000000u);
+  constexpr std::size_t per_word = 32;
+  // Lane l of vector v takes bit v * lanes + l to the top.
+  const WordVec first_shift = hn::Sub(hn::Set(dw, 31u), hn::Iota(dw, 0));
+  for (std::size_t half = 0; half < group / per_word; ++half) {
+    std::uint32_t word;
+    std::memcpy(&word, bits + 4 * half, sizeof word);
+    const WordVec all = hn::Set(dw, word);
+    for (std::size_t v = 0; v < per_word / lanes; ++v) {
+      const WordVec shift =
+          hn::Sub(first_shift, hn::Set(dw, static_cast<std::uint32_t>(v * lanes)));
+      const WordVec sign = hn::And(hn::Shl(all, shift), sign_bit);
+      put_value<kAdd>(hn::BitCast(d, hn::Xor(s, sign)), out + half * per_word + v * lanes);
+    }
+  }
+}
+
+template <SignScale kScale>
+struct SignBlock {
+  static constexpr std::size_t block = static_cast<std::size_t>(block_elements(Codec::sign));
+  static constexpr std::size_t scale_bytes = 4;
+  static constexpr std::size_t value_bytes(std::size_t elements) {
+    return (elements + group - 1) / group * 8;
+  }
+
+  static void write_non_finite(std::byte* scale, std::byte*, std::size_t) {
+    std::memcpy(scale, &sign_non_finite_word, sizeof sign_non_finite_word);
+  }
+
+  template <Memory kMemory, typename T>
+  static bool encode(const T* source, float inv_scale, const float* residual, float* residual_next,
+                     std::size_t count, std::byte* scale, std::byte* values) {
+    constexpr bool feedback = kMemory != Memory::none;
+    BlockBuffer<block> buffer;
+    Sums<kScale> sums;
+    const std::uint32_t mask =
+        load_block<feedback, block>(source, inv_scale, residual, buffer.x, sums);
+
+    float s = 0;
+    if (mask != 0) {
+      float mean = sums.total() / static_cast<float>(live_elements(mask, count));
+      if constexpr (kScale == SignScale::rms) mean = std::sqrt(mean);
+      const std::uint16_t rounded = bf16_bits(mean);
+      if ((rounded & 0x7F80u) == 0x7F80u) [[unlikely]]
+        return false;
+      s = from_bf16_bits(rounded);
+    }
+    const std::uint32_t word = std::bit_cast<std::uint32_t>(s) | mask;
+    std::memcpy(scale, &word, sizeof word);
+
+    const Floats d;
+    const FloatVec level = hn::Set(d, s);
+    for (std::size_t g = 0; g * group < block; ++g) {
+      const std::size_t first = g * group;
+      FloatVec x[group_vectors];
+      for (std::size_t v = 0; v < group_vectors; ++v) {
+        x[v] = hn::Load(d, buffer.x + first + v * lanes);
+      }
+      store_signs(x, values + g * 8);
+      if constexpr (feedback) {
+        if ((mask >> g & 1) != 0) [[likely]] {
+          for (std::size_t v = 0; v < group_vectors; ++v) {
+            store_residual<kMemory>(hn::Sub(x[v], hn::CopySignToAbs(level, x[v])),
+                                    residual_next + first + v * lanes);
+          }
+        } else {
+          keep_residual<kMemory>(residual + first, residual_next + first, group);
+        }
+      }
+    }
+    return true;
+  }
+
+  template <bool kAdd>
+  static void decode(const std::byte* scale, const std::byte* values, float* out) {
+    std::uint32_t word;
+    std::memcpy(&word, scale, sizeof word);
+    const WordVec s = hn::Set(Words{}, word & 0xFFFF0000u);
+    for (std::size_t g = 0; g * group < block; ++g) {
+      if ((word >> g & 1) != 0) [[likely]] {
+        decode_group<kAdd>(s, values + g * 8, out + g * group);
+      } else if constexpr (!kAdd) {
+        std::memset(out + g * group, 0, group * sizeof(float));
+      }
+    }
+  }
+
+  /// Elements that exist in live groups.
+  static std::size_t live_elements(std::uint32_t mask, std::size_t count) {
+    std::size_t elements = hwy::PopCount(mask) * group;
+    const std::size_t last = (count - 1) / group;
+    if ((mask >> last & 1) != 0) elements -= (last + 1) * group - count;
+    return elements;
+  }
+};
+
+BlockKernels sign_table(SignScale scale) {
+  using Mean = SignBlock<SignScale::mean>;
+  using Rms = SignBlock<SignScale::rms>;
+  if (scale == SignScale::rms) return {&encode_stretch<Rms>, &decode_stretch<Rms>};
+  return {&encode_stretch<Mean>, &decode_stretch<Mean>};
+}
+
+}  // namespace
+}  // namespace thinwire::compress::simd::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace thinwire::compress::simd {
+HWY_EXPORT(sign_table);
+BlockKernels sign_kernels(SignScale scale) { return HWY_DYNAMIC_DISPATCH(sign_table)(scale); }
+}  // namespace thinwire::compress::simd
+#endif
