@@ -100,6 +100,7 @@ TEST(Automatic, Topk_TakesSparseForTwoRanksAlone) {
       CompressedAllreduce allreduce{communicator, one_span_plan("topk:0.01", 100000, ranks),
                                     one_thread(), default_memory()};
       allreduce.run(view_of(gradients));
+      allreduce.end_step(true);
       EXPECT_EQ(allreduce.state().export_server().empty(), ranks == 2);
     });
   }
