@@ -26,6 +26,10 @@ std::string make_letter(Kind kind, std::uint64_t number, std::string_view text) 
 
 }  // namespace
 
+std::string make_abort_letter(const AbortNotice& notice) {
+  return make_letter(Kind::abort, static_cast<std::uint64_t>(notice.culprit), notice.reason);
+}
+
 AbortedError aborted_error(std::string_view context, const AbortNotice& notice) {
   const auto who = notice.culprit < 0 ? std::string{"a rank outside of it"}
                                       : fmt::format("rank {}", notice.culprit);
@@ -84,7 +88,7 @@ void ChannelControlPlane::post_abort(const AbortNotice& notice) noexcept {
     const std::scoped_lock lock{mutex_};
     if (notice_) return;
     notice_ = notice;
-    broadcast(make_letter(Kind::abort, static_cast<std::uint64_t>(notice.culprit), notice.reason));
+    broadcast(make_abort_letter(notice));
   } catch (const std::exception& error) {  // peers then find out by their own time-outs
     log(LogLevel::error, fmt::format("the abort notice could not be sent: {}", error.what()));
   }

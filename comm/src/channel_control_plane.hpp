@@ -49,6 +49,10 @@ class ChannelControlPlane final : public ControlPlane {
   std::uint64_t next_round_ = 0;
 };
 
+/// What a rank sends to each other one in post_abort; a channel that knows of a lost rank says it
+/// in that rank's name.
+std::string make_abort_letter(const AbortNotice& notice);
+
 /// "the communicator was aborted by rank 2: reason", ready to be thrown.
 AbortedError aborted_error(std::string_view context, const AbortNotice& notice);
 

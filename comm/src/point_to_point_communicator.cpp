@@ -6,7 +6,7 @@
 #include <cstring>
 #include <functional>
 
-#include "thinwire/core/config.hpp"
+#include "host_group.hpp"
 #include "thinwire/core/error.hpp"
 
 namespace thinwire::comm {
@@ -225,28 +225,11 @@ WorkHandle PointToPointCommunicator::barrier() {
 }
 
 std::unique_ptr<Communicator> PointToPointCommunicator::split(int color, int key) {
-  struct Wish {
-    int color, key, rank;
-  };
-  const Wish mine{std::max(color, -1), key, rank()};
-  const auto texts = control_.all_gather(
-      std::string_view{reinterpret_cast<const char*>(&mine), sizeof mine}, config().timeout);
-  std::vector<Wish> group;
-  for (const auto& text : texts) {
-    Wish wish{};
-    THINWIRE_EXPECTS(text.size() == sizeof wish, FormatError,
-                     fmt::format("rank {}: split met another call on a peer", rank()));
-    std::memcpy(&wish, text.data(), sizeof wish);
-    if (wish.color == mine.color) group.push_back(wish);
-  }
-  std::stable_sort(group.begin(), group.end(),
-                   [](const Wish& a, const Wish& b) { return a.key < b.key; });
-  std::vector<int> members;
-  for (const auto& wish : group) members.push_back(wish.rank);
+  auto members = agree_on_split(control_, color, key);
   const auto place = std::find(members.begin(), members.end(), rank()) - members.begin();
-  auto endpoint =
-      transport_->split(mine.color, static_cast<int>(place), static_cast<int>(members.size()));
-  if (mine.color < 0) return nullptr;
+  auto endpoint = transport_->split(std::max(color, -1), static_cast<int>(place),
+                                    static_cast<int>(members.size()));
+  if (members.empty()) return nullptr;
   return std::make_unique<PointToPointCommunicator>(std::move(endpoint), &control_,
                                                     std::move(members));
 }

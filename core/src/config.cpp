@@ -29,6 +29,14 @@ constexpr std::array variables{
                    "force a SIMD target (scalar, sse4, avx2, avx3, ...); empty: the best"},
     ConfigVariable{"THINWIRE_MPI_MODULE", "",
                    "path of libthinwire_mpi.so; empty: beside libthinwire.so"},
+    ConfigVariable{"THINWIRE_NCCL", "",
+                   "path of libnccl.so.2; empty: the copy in the process, else by name"},
+    ConfigVariable{"THINWIRE_MASTER_ADDR", "",
+                   "where rank 0 listens for the TCP control plane; empty: MASTER_ADDR"},
+    ConfigVariable{"THINWIRE_MASTER_PORT", "0", "the port of that; 0: MASTER_PORT + 1"},
+    ConfigVariable{"THINWIRE_JOB_SECRET", "",
+                   "what ranks must know to join over TCP, the same on all; empty: made of address "
+                   "and job id, which keeps jobs apart but not intruders out"},
 };
 
 const char* lookup(const char* name) {
@@ -92,6 +100,12 @@ Config read_config() {
   }
   if (const char* text = lookup("THINWIRE_SIMD")) result.simd = text;
   if (const char* text = lookup("THINWIRE_MPI_MODULE")) result.mpi_module = text;
+  if (const char* text = lookup("THINWIRE_NCCL")) result.nccl = text;
+  if (const char* text = lookup("THINWIRE_MASTER_ADDR")) result.master_addr = text;
+  if (const char* text = lookup("THINWIRE_MASTER_PORT")) {
+    result.master_port = parse_number("THINWIRE_MASTER_PORT", text, 0, 65535);
+  }
+  if (const char* text = lookup("THINWIRE_JOB_SECRET")) result.job_secret = text;
   return result;
 }
 

@@ -16,6 +16,10 @@ struct Config {
   std::size_t memory_limit = 0;              ///< THINWIRE_MEMORY_LIMIT, in bytes; 0: none
   std::string simd;                          ///< THINWIRE_SIMD: force a target; empty: the best
   std::string mpi_module;                    ///< THINWIRE_MPI_MODULE: path of libthinwire_mpi.so
+  std::string nccl;                          ///< THINWIRE_NCCL: path of libnccl.so.2
+  std::string master_addr;                   ///< THINWIRE_MASTER_ADDR; empty: MASTER_ADDR
+  int master_port = 0;                       ///< THINWIRE_MASTER_PORT; 0: MASTER_PORT + 1
+  std::string job_secret;                    ///< THINWIRE_JOB_SECRET
 };
 
 /// One row of the documentation of Config.

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "thinwire/comm/control_plane.hpp"
+
+namespace thinwire::comm {
+
+/// The host side of a communicator whose data moves elsewhere (NCCL): its control plane, and groups
+/// of some of its ranks.
+class HostGroup {
+ public:
+  virtual ~HostGroup() = default;
+
+  virtual ControlPlane& control() = 0;
+
+  /// Collective, as Communicator::split. The parent must outlive the child.
+  virtual std::unique_ptr<HostGroup> split(int color, int key) = 0;
+};
+
+/// Collective: who shares this rank's color, as ranks of `control`, ordered by key, then by rank.
+/// Empty for a negative color.
+std::vector<int> agree_on_split(ControlPlane& control, int color, int key);
+
+}  // namespace thinwire::comm
