@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <fstream>
+#include <iterator>
 
 #include "sample_profile.hpp"
 #include "thinwire/core/error.hpp"
@@ -33,6 +35,13 @@ TEST(Profile, Json_RoundTrips) {
   profile.replicas = 4;
   profile.reduce_link = {1e-5, 1e-10};
   EXPECT_EQ(to_json(profile_from_json(to_json(profile))), to_json(profile));
+}
+
+/// Python's tests read this file, so it must stay what C++ writes.
+TEST(Profile, SampleFile_IsWhatIsWritten) {
+  std::ifstream file{THINWIRE_SAMPLE_PROFILE};
+  const std::string text{std::istreambuf_iterator<char>{file}, {}};
+  EXPECT_EQ(to_json(sample_profile(4)), text);
 }
 
 TEST(Profile, BadFile_NamesTheField) {
