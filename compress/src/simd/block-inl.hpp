@@ -36,10 +36,14 @@ constexpr std::size_t group_vectors = group / lanes;
 constexpr std::size_t prefetch_elements = 640;
 constexpr std::size_t cache_line = 64;
 
+/// Fetches the lines of a group that lies prefetch_elements ahead. It may lie outside the array.
 template <typename T>
 HWY_INLINE void prefetch_group(const T* first) {
-  const auto* bytes = reinterpret_cast<const char*>(first + prefetch_elements);
-  for (std::size_t at = 0; at < group * sizeof(T); at += cache_line) hwy::Prefetch(bytes + at);
+  const std::uintptr_t ahead =
+      reinterpret_cast<std::uintptr_t>(first) + prefetch_elements * sizeof(T);
+  for (std::size_t at = 0; at < group * sizeof(T); at += cache_line) {
+    hwy::Prefetch(reinterpret_cast<const char*>(ahead + at));
+  }
 }
 
 /// Widening is exact.
@@ -202,7 +206,7 @@ HWY_INLINE std::uint32_t encode_blocks(const EncodeStretch& stretch) {
   constexpr bool feedback = kMemory != Memory::none;
   constexpr Memory staged = feedback ? Memory::cached : Memory::none;
   const auto count = static_cast<std::size_t>(left);
-  alignas(64) T padded_source[BlockCodec::block + prefetch_elements]{};
+  alignas(64) T padded_source[BlockCodec::block]{};
   alignas(64) float padded_residual[feedback ? BlockCodec::block : 1]{};
   alignas(64) std::byte padded_values[BlockCodec::value_bytes(BlockCodec::block)]{};
   std::memcpy(padded_source, source, count * sizeof(T));

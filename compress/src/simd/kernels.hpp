@@ -56,6 +56,36 @@ void use_configured_target();
 /// Of any codec but topk and mixed.
 BlockKernels block_kernels(const CodecSpec& spec);
 
+/// An element that may be among the largest.
+struct TopkCandidate {
+  std::uint32_t index;  ///< within the stretch
+  float x;
+};
+
+/// A stretch of the pass over all elements of exact top-k.
+struct TopkScan {
+  const void* source = nullptr;  ///< as in EncodeStretch
+  DType dtype = DType::f32;
+  float inv_scale = 1.0f;
+  Memory memory = Memory::none;
+  const float* residual = nullptr;
+  float* residual_next = nullptr;
+  std::int64_t elements = 0;            ///< starts at a group
+  bool every_group = false;             ///< groups whose source is all zero take part too
+  std::uint32_t threshold = 0;          ///< candidates have magnitudes over it, as bits
+  TopkCandidate* candidates = nullptr;  ///< room for `elements`
+};
+
+struct TopkScanned {
+  std::uint32_t candidates;  ///< how many there were, by rising index
+  bool overflow;             ///< one of them is NaN, Inf or no finite bf16
+};
+
+/// x = fl(fl(source * inv_scale) + residual). Writes x to residual_next, but keeps the residual of
+/// groups that do not take part and where x is NaN or Inf; writes the candidates. The threshold is
+/// below overflow_bits(Codec::topk).
+TopkScanned scan_topk(const TopkScan& scan);
+
 /// values[i] = fl(values[i] * scale) for values aligned to 64 bytes.
 void scale_in_place(float* values, std::int64_t elements, float scale);
 

@@ -1,4 +1,4 @@
-#include "host_layout.hpp"
+#include "host/layout.hpp"
 
 #include <algorithm>
 
