@@ -11,8 +11,8 @@
 int main() {
   using namespace thinwire;
   const std::vector<comm::Parameter> parameters{{"weight", {100, 30}}};
-  const auto layout = comm::make_buckets(parameters, 1 << 20,
-                                         comm::one_codec(compress::parse_codec("sign")));
+  const auto layout =
+      comm::make_buckets(parameters, 1 << 20, comm::one_codec(compress::parse_codec("sign")));
   std::atomic<int> equal{0};
   std::vector<float> first(3000);
   comm::run_ranks(4, [&](comm::Communicator& communicator) {

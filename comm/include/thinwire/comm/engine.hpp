@@ -75,8 +75,8 @@ class Engine {
   void import_server(std::span<const compress::Residual> residuals);
 
   /// Collective, between steps: takes the residuals of an engine with another layout of the same
-  /// parameters (buckets rebuilt, another codec or chunking). Worker residuals stay on their rank; server
-  /// residuals move to the blocks' new owners by one exchange.
+  /// parameters (buckets rebuilt, another codec or chunking). Worker residuals stay on their rank;
+  /// server residuals move to the blocks' new owners by one exchange.
   void take_over(const Engine& previous);
 
   /// Sums over all buckets since the engine was made.

@@ -15,7 +15,7 @@ namespace thinwire::compress {
 /// One parameter's place in a bucket. Its identity is (parameter, parameter_offset), never the
 /// bucket: residuals survive another bucketing because of that.
 struct Span {
-  std::string parameter{};           ///< global name of the parameter
+  std::string parameter{};            ///< global name of the parameter
   std::int64_t parameter_offset = 0;  ///< first element of the parameter that stands here
   std::int64_t source_offset = 0;     ///< first element in the bucket's gradient tensor
   std::int64_t length = 0;            ///< elements
