@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdint>
 
 #include "thinwire/core/error.hpp"
 
@@ -91,6 +92,12 @@ void require_well_formed(const Schedule& schedule) {
   THINWIRE_EXPECTS(
       schedule.microbatches >= 1, InvalidArgument,
       fmt::format("a schedule needs at least one micro-batch, not {}", schedule.microbatches));
+  // Bounds every table of (stage, micro-batch) by what the lists really hold.
+  std::int64_t held = 0;
+  for (const auto& list : schedule.actions) held += static_cast<std::int64_t>(list.size());
+  THINWIRE_EXPECTS(std::int64_t{schedule.stages()} * schedule.microbatches <= held, InvalidArgument,
+                   fmt::format("{} actions in all, but {} stages and {} micro-batches need more",
+                               held, schedule.stages(), schedule.microbatches));
   for (int stage = 0; stage < schedule.stages(); ++stage) {
     const int rank = schedule.placement[static_cast<std::size_t>(stage)];
     THINWIRE_EXPECTS(rank >= 0 && rank < schedule.ranks(), InvalidArgument,

@@ -139,6 +139,22 @@ TEST(Planner, EqualSplits_StayWhereTheLayersAre) {
   EXPECT_EQ(bytes_moved(profile, {0, 1}, {0, 2, 5}, {0, 3, 5}), 4e7);
 }
 
+TEST(Planner, BuffersOverTheCap_LeadToAnotherSplit) {
+  Profile profile = sample_profile(2);
+  for (LayerProfile& layer : profile.layers) {
+    layer = profile.layers[1];
+    layer.parameter_bytes = layer.optimizer_bytes = layer.weight_activation_bytes = 0;
+    layer.activation_bytes = layer.output_bytes = 1;
+  }
+  profile.layers.push_back(profile.layers[0]);
+  profile.ranks = {{1.5, 0}, {1, 0}};  // three of five equal layers belong on the first rank
+  profile.link = {2e-3, 0};            // slower than F, quicker than a micro-batch: outputs queue up
+  FitRequest request;
+  EXPECT_EQ(fit(profile, gpipe(2, 4), request).bounds, (Partition{0, 3, 5}));
+  profile.ranks[0].memory_cap = 12;  // holds 3 layers of 4 micro-batches, but no output beside
+  EXPECT_EQ(fit(profile, gpipe(2, 4), request).bounds, (Partition{0, 2, 5}));
+}
+
 TEST(Planner, BadRequest_NamesRuleAndValue) {
   const Profile profile = sample_profile(4);
   PlanRequest request;

@@ -73,6 +73,7 @@ TEST(Text, BadFile_NamesLineAndReason) {
   EXPECT_THAT(with("rank 1:", "rank 2:"), HasSubstr("rank 2 stands where rank 1 belongs"));
   EXPECT_THAT(with("1F0", "1Q0"), HasSubstr("line 7"));
   EXPECT_THAT(with("1F0", "1F9"), HasSubstr("micro-batch 9 is not in [0, 2)"));
+  EXPECT_THAT(with("microbatches 2", "microbatches 2000000000"), HasSubstr("8 actions in all"));
   EXPECT_THAT(with("placement 0 1", "placement 0 x"), HasSubstr("'x' is not a number"));
 }
 
