@@ -94,11 +94,13 @@ class Player {
     if (stage.forward_here[static_cast<std::size_t>(stage.forwards)] > time) return false;
     if (stage.forwards - stage.inputs >= stage.limit) return false;
     // Leave room for this micro-batch in the rank's later stages, or it could never come back.
-    double reserve = 0;
+    double later = 0;
+    double largest_growth = 0;
     for (int other : rank.stages) {
-      if (other > s) reserve += cost(other).activation;
-      reserve = std::max(reserve, growth(Kind::input_gradient, other));
+      if (other > s) later += cost(other).activation;
+      largest_growth = std::max(largest_growth, growth(Kind::input_gradient, other));
     }
+    const double reserve = std::max(later, largest_growth);
     return rank.held + cost(s).activation + reserve <= rank.cap || last_resort(rank, s);
   }
 
@@ -144,16 +146,12 @@ class Player {
     const int input = find_input(rank, time);
     const int weight = find_weight(rank);
     if (input >= 0 && (rules_.backward_first || forward < 0)) {
-      run_backward(r, input, time);
+      start(r, fused() ? Kind::backward : Kind::input_gradient, input, time);
     } else if (forward >= 0 && (rules_.weights != ListRules::Weights::eager || weight < 0)) {
       start(r, Kind::forward, forward, time);
     } else if (weight >= 0) {
       start(r, Kind::weight_gradient, weight, time);
     }
-  }
-
-  void run_backward(int r, int s, double time) {
-    start(r, fused() ? Kind::backward : Kind::input_gradient, s, time);
   }
 
   void start(int r, Kind kind, int s, double time) {
