@@ -87,8 +87,13 @@ void ChannelControlPlane::post_abort(const AbortNotice& notice) noexcept {
   try {
     const std::scoped_lock lock{mutex_};
     if (notice_) return;
+<<<<<<< HEAD
     notice_ = notice;
     broadcast(make_abort_letter(notice));
+=======
+    end(notice);
+    broadcast(make_letter(Kind::abort, static_cast<std::uint64_t>(notice.culprit), notice.reason));
+>>>>>>> 66957fd (comm: MPI transport in a module of its own, launch/mpirun)
   } catch (const std::exception& error) {  // peers then find out by their own time-outs
     log(LogLevel::error, fmt::format("the abort notice could not be sent: {}", error.what()));
   }
@@ -134,12 +139,17 @@ void ChannelControlPlane::take_letter(const ControlChannel::Letter& letter) {
       round(number)[static_cast<std::size_t>(letter.from)] = text;
       return;
     case Kind::abort:
-      if (!notice_) notice_ = AbortNotice{static_cast<int>(number), std::string{text}};
+      if (!notice_) end({static_cast<int>(number), std::string{text}});
       return;
   }
   throw FormatError{
       fmt::format("rank {}: unexpected control letter (kind {}, number {}) from rank {}", rank_,
                   static_cast<int>(letter.text[0]), number, letter.from)};
+}
+
+void ChannelControlPlane::end(const AbortNotice& notice) {
+  notice_ = notice;
+  channel_->ended();
 }
 
 ChannelControlPlane::Round& ChannelControlPlane::round(std::uint64_t number) {

@@ -32,6 +32,7 @@ class ChannelControlPlane final : public ControlPlane {
 
   void read_letters();
   void take_letter(const ControlChannel::Letter& letter);
+  void end(const AbortNotice& notice);
   Round& round(std::uint64_t number);
   std::vector<int> missing(std::uint64_t number);
   void broadcast(std::string_view text);

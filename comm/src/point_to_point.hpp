@@ -77,6 +77,9 @@ class ControlChannel {
 
   /// The next letter that has arrived, if any.
   virtual std::optional<Letter> receive() = 0;
+
+  /// The communicator has been aborted; said once. Letters are still sent.
+  virtual void ended() noexcept {}
 };
 
 /// Both ways of one rank to the others of its group.

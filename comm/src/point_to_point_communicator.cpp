@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 #include <functional>
 
 #include "host_group.hpp"
@@ -86,7 +87,14 @@ PointToPointCommunicator::PointToPointCommunicator(Endpoint endpoint, ControlPla
     : transport_{std::move(endpoint.data)},
       control_{transport_->rank(), transport_->size(), std::move(endpoint.control), parent,
                std::move(members)},
-      works_{*transport_, control_} {}
+      works_{*transport_, control_},
+      exceptions_at_start_{std::uncaught_exceptions()} {}
+
+PointToPointCommunicator::~PointToPointCommunicator() {
+  if (std::uncaught_exceptions() > exceptions_at_start_) {
+    abort("an exception ended the scope of its communicator", -1);
+  }
+}
 
 Recipe PointToPointCommunicator::collective(std::string_view name, std::size_t bytes) {
   // Operations under way together are told apart by their tag; tag 0 is for send and recv.

@@ -12,6 +12,7 @@ class PointToPointCommunicator final : public Communicator {
  public:
   explicit PointToPointCommunicator(Endpoint endpoint, ControlPlane* parent = nullptr,
                                     std::vector<int> members = {});
+  ~PointToPointCommunicator() override;
 
   int rank() const override { return transport_->rank(); }
   int size() const override { return transport_->size(); }
@@ -47,6 +48,7 @@ class PointToPointCommunicator final : public Communicator {
   ChannelControlPlane control_;
   WorkContext works_;
   unsigned next_tag_ = 0;
+  const int exceptions_at_start_;
 };
 
 }  // namespace thinwire::comm

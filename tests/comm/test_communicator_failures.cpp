@@ -41,15 +41,14 @@ TEST_P(Failures, ReductionsThatDiffer_AreNamed) {
   on_all([](Communicator& comm) {
     if (comm.size() < 2) return;
     // The same number of bytes, so that only the agreement of the ranks can tell.
-    auto view = TensorView{nullptr, 0, comm.rank() == 0 ? DType::f16 : DType::bf16, Device::host};
-    std::vector<std::byte> data(64);
-    view.data = data.data();
-    view.numel = 32;
+    const auto dtype = comm.rank() == 0 ? DType::f16 : DType::bf16;
+    Values in{dtype, 32 * comm.size()}, out{dtype, 32};
     try {
-      comm.allreduce(view, view, ReduceOp::sum)->wait(patience);
+      comm.reduce_scatter(in.view(), out.view(), ReduceOp::sum)->wait(patience);
       // A rank whose neighbours agree with it may end before the news arrive.
       for (;;) comm.barrier()->wait(patience);
     } catch (const MismatchError& error) {
+      EXPECT_THAT(error.mine, HasSubstr(to_string(dtype)));
       EXPECT_THAT(error.what(), HasSubstr("f16"));
       EXPECT_THAT(error.what(), HasSubstr("bf16"));
     } catch (const AbortedError& error) {

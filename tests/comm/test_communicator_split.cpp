@@ -1,5 +1,7 @@
 #include <gmock/gmock.h>
 
+#include <stdexcept>
+
 #include "ranks.hpp"
 #include "thinwire/core/error.hpp"
 #include "values.hpp"
@@ -84,6 +86,23 @@ TEST_P(Split, AbortOfTheParent_EndsTheChildToo) {
       EXPECT_THAT(error.what(), ::testing::HasSubstr("the disk is full"));
       EXPECT_THAT(error.what(), ::testing::HasSubstr("is rank 0"));
     }
+  });
+}
+
+TEST_P(Split, DestroyedByAnException_IsAborted) {
+  on_all([](Communicator& comm) {
+    if (comm.size() < 2) return;
+    const auto run_child = [&] {
+      const auto child = comm.split(0, 0);
+      if (child->rank() == 1) throw std::runtime_error{"not of its making"};
+      child->barrier()->wait(patience);
+    };
+    if (comm.rank() == 1) {
+      EXPECT_THROW(run_child(), std::runtime_error);
+    } else {
+      EXPECT_EQ(error_of<AbortedError>(run_child).peer, 1);
+    }
+    comm.barrier()->wait(patience);
   });
 }
 

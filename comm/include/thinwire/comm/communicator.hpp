@@ -25,6 +25,7 @@ enum class ReduceOp : std::uint8_t { sum = 0, avg = 1, max = 2 };
 ///
 /// Errors: InvalidArgument at the call for what this rank can see is wrong; from the Work
 /// MismatchError or TransportError for what a peer did, and AbortedError after an abort.
+/// A communicator that an exception destroys is aborted, so that its peers do not wait in vain.
 /// Thread safety: one thread at a time calls operations and uses their Works; abort() from any
 /// thread.
 class Communicator {

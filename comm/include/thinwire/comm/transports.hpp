@@ -16,11 +16,20 @@ std::vector<std::unique_ptr<Communicator>> make_thread_communicators(int ranks);
 /// its communicator is aborted; the first error that is not an AbortedError is thrown again here.
 void run_ranks(int ranks, const std::function<void(Communicator&)>& body);
 
+struct MpiOptions {
+  /// Longer messages are cut; equal on all ranks; from 4 to 2^30.
+  std::size_t chunk_bytes = std::size_t{1} << 30;
+};
+
 /// MPI_COMM_WORLD, duplicated. Initialises MPI if the caller has not (MPI_THREAD_MULTIPLE where
 /// given) and then finalises it at exit. Loads libthinwire_mpi.so (THINWIRE_MPI_MODULE, or beside
 /// libthinwire.so). Collective. Throws TransportError naming the file and the way out if it is
-/// missing.
-std::unique_ptr<Communicator> make_mpi_communicator();
+/// missing, TimeoutError if a rank does not come.
+///
+/// After an abort MPI is not finalised, because MPI_Finalize waits for ranks that may be dead; when
+/// a transfer into a buffer could not be cancelled, no MPI call is made any more in this process.
+/// Leave the process with a status other than 0 then.
+std::unique_ptr<Communicator> make_mpi_communicator(const MpiOptions& options = {});
 
 /// True if libthinwire_mpi.so can be loaded; the reason in `why` if not.
 bool mpi_available(std::string* why = nullptr);

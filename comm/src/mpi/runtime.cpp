@@ -1,0 +1,104 @@
+#include "runtime.hpp"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cstdlib>
+
+#include "backoff.hpp"
+#include "thinwire/core/error.hpp"
+#include "thinwire/core/log.hpp"
+
+namespace thinwire::comm {
+namespace {
+
+bool is_finalised() {
+  int finalised = 0;
+  MPI_Finalized(&finalised);
+  return finalised != 0;
+}
+
+}  // namespace
+
+MpiRuntime& MpiRuntime::get() {
+  static auto& instance = *new MpiRuntime;  // outlives whatever runs at exit
+  return instance;
+}
+
+MpiRuntime::MpiRuntime() {
+  int initialised = 0;
+  int level = MPI_THREAD_SINGLE;
+  MPI_Initialized(&initialised);
+  if (is_finalised()) throw TransportError{"MPI has been finalised; it cannot be used again"};
+  if (initialised != 0) {
+    MPI_Query_thread(&level);
+  } else {
+    expect_success("MPI_Init_thread",
+                   MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &level));
+    std::atexit(finalise_at_exit);
+  }
+  serialise_ = level < MPI_THREAD_MULTIPLE;
+}
+
+void MpiRuntime::finalise_at_exit() {
+  auto& mpi = get();
+  if (!mpi.aborted_ && mpi.usable()) MPI_Finalize();
+}
+
+void MpiRuntime::expect_success(const char* name, int code) const {
+  if (code == MPI_SUCCESS) return;
+  std::array<char, MPI_MAX_ERROR_STRING> text{};
+  int length = 0;
+  MPI_Error_string(code, text.data(), &length);
+  throw TransportError{fmt::format("{} failed: {}", name, text.data())};
+}
+
+void MpiRuntime::expect_usable(const char* name) const {
+  THINWIRE_EXPECTS(!frozen_ && !is_finalised(), TransportError,
+                   fmt::format("{}: MPI is over in this process (finalised, or stopped after an "
+                               "abort); start the job again",
+                               name));
+}
+
+void MpiRuntime::freeze(std::string_view reason) noexcept {
+  if (frozen_.exchange(true)) return;
+  note_abort();
+  log(LogLevel::warning, fmt::format("no MPI call is made any more in this process: {}", reason));
+}
+
+bool MpiRuntime::usable() noexcept { return !frozen_ && !is_finalised(); }
+
+int rank_in(MPI_Comm group) {
+  int rank = 0;
+  MpiRuntime::get().call("MPI_Comm_rank", MPI_Comm_rank, group, &rank);
+  return rank;
+}
+
+int size_of(MPI_Comm group) {
+  int size = 0;
+  MpiRuntime::get().call("MPI_Comm_size", MPI_Comm_size, group, &size);
+  return size;
+}
+
+MPI_Comm duplicate(MPI_Comm original, std::chrono::milliseconds timeout) {
+  auto& mpi = MpiRuntime::get();
+  MPI_Comm copy = MPI_COMM_NULL;
+  MPI_Request request = MPI_REQUEST_NULL;
+  mpi.call("MPI_Comm_idup", MPI_Comm_idup, original, &copy, &request);
+  const auto deadline = deadline_after(timeout);
+  for (Backoff backoff;; backoff.pause()) {
+    int done = 0;
+    mpi.call("MPI_Test", MPI_Test, &request, &done, MPI_STATUS_IGNORE);
+    if (done != 0) break;
+    if (std::chrono::steady_clock::now() < deadline) continue;
+    mpi.freeze("a communicator could not be made in time");
+    throw TimeoutError{
+        fmt::format("making an MPI communicator timed out after {} ms: some rank has not come; all "
+                    "ranks of the job must make it",
+                    timeout.count())};
+  }
+  mpi.call("MPI_Comm_set_errhandler", MPI_Comm_set_errhandler, copy, MPI_ERRORS_RETURN);
+  return copy;
+}
+
+}  // namespace thinwire::comm

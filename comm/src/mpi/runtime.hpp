@@ -1,0 +1,72 @@
+#pragma once
+
+#include <mpi.h>
+
+#include <atomic>
+#include <chrono>
+#include <mutex>
+#include <string_view>
+
+namespace thinwire::comm {
+
+/// MPI in this process, and the one place through which thinwire calls it: here calls are
+/// serialised if MPI cannot take several threads, and every return code is looked at. None of the
+/// calls that go through here once a communicator stands blocks (MPI_Comm_split excepted).
+///
+/// Thread-safe.
+class MpiRuntime {
+ public:
+  /// Initialises MPI at the first call, unless the application has; then it is finalised at exit,
+  /// but not after an abort: MPI_Finalize waits for all ranks.
+  static MpiRuntime& get();
+
+  /// Calls an MPI function; throws TransportError with MPI's own words if it fails.
+  template <typename Function, typename... Arguments>
+  void call(const char* name, Function* function, Arguments... arguments) {
+    expect_success(name, call_raw(name, function, arguments...));
+  }
+
+  /// The same, but hands the return code on. Throws TransportError once MPI is frozen.
+  template <typename Function, typename... Arguments>
+  int call_raw(const char* name, Function* function, Arguments... arguments) {
+    expect_usable(name);
+    std::unique_lock lock{mutex_, std::defer_lock};
+    if (serialise_) lock.lock();
+    return function(arguments...);
+  }
+
+  void expect_success(const char* name, int code) const;
+
+  /// A communicator has been aborted: MPI will not be finalised.
+  void note_abort() noexcept { aborted_ = true; }
+
+  /// MPI is never called again in this process: a transfer that cannot be cancelled would write
+  /// into memory that is no longer its own. Logs why.
+  void freeze(std::string_view reason) noexcept;
+
+  /// False after a freeze or MPI_Finalize.
+  bool usable() noexcept;
+
+ private:
+  MpiRuntime();
+  static void finalise_at_exit();
+  void expect_usable(const char* name) const;
+
+  bool serialise_ = true;
+  std::mutex mutex_;
+  std::atomic<bool> aborted_{false};
+  std::atomic<bool> frozen_{false};
+};
+
+/// Collective: a copy of `original` whose errors are return codes. Polls, so that a rank that does
+/// not come is a TimeoutError and no hang.
+///
+/// The copies that transports live on are left to MPI_Finalize. MPI_Comm_free is collective and
+/// wants no message under way, while a communicator of ours may end at any time on each rank; and a
+/// late message (an abort notice) to a freed communicator would reach the one that is made next.
+MPI_Comm duplicate(MPI_Comm original, std::chrono::milliseconds timeout);
+
+int rank_in(MPI_Comm group);
+int size_of(MPI_Comm group);
+
+}  // namespace thinwire::comm
