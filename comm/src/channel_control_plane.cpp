@@ -87,13 +87,8 @@ void ChannelControlPlane::post_abort(const AbortNotice& notice) noexcept {
   try {
     const std::scoped_lock lock{mutex_};
     if (notice_) return;
-<<<<<<< HEAD
-    notice_ = notice;
-    broadcast(make_abort_letter(notice));
-=======
     end(notice);
-    broadcast(make_letter(Kind::abort, static_cast<std::uint64_t>(notice.culprit), notice.reason));
->>>>>>> 66957fd (comm: MPI transport in a module of its own, launch/mpirun)
+    broadcast(make_abort_letter(notice));
   } catch (const std::exception& error) {  // peers then find out by their own time-outs
     log(LogLevel::error, fmt::format("the abort notice could not be sent: {}", error.what()));
   }
