@@ -60,6 +60,10 @@ std::unique_ptr<Communicator> make_mpi_communicator(const MpiOptions& options) {
   return module().make(options);
 }
 
+std::unique_ptr<MpiBaseline> make_mpi_baseline(MpiAllreduce algorithm) {
+  return module().make_baseline(algorithm);
+}
+
 bool mpi_available(std::string* why) {
   try {
     module();

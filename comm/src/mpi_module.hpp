@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "thinwire/comm/mpi_baseline.hpp"
 #include "thinwire/comm/transports.hpp"
 
 /// The door between libthinwire.so and libthinwire_mpi.so, which is opened by dlopen so that a
@@ -14,6 +15,7 @@ struct MpiModule {
   std::uint32_t abi;    ///< mpi_module_abi of the module; the first member for ever
   const char* version;  ///< of thinwire
   std::unique_ptr<Communicator> (*make)(const MpiOptions& options);
+  std::unique_ptr<MpiBaseline> (*make_baseline)(MpiAllreduce algorithm);
 };
 
 /// Counts changes of MpiModule and of what its users and makers share.

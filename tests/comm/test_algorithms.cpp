@@ -3,8 +3,8 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
-#include <random>
 
+#include "gradients.hpp"
 #include "thinwire/comm/compressed_allreduce.hpp"
 #include "thinwire/comm/transports.hpp"
 
@@ -12,20 +12,13 @@ namespace thinwire::comm {
 namespace {
 
 using compress::parse_codec;
+using testing::random_values;
 
 compress::Plan one_span_plan(const std::string& codec, std::int64_t n, int ranks) {
   return {{parse_codec(codec)}, {{.parameter = "w", .length = n}}, {.ranks = ranks}};
 }
 
 std::shared_ptr<WorkerPool> one_thread() { return std::make_shared<WorkerPool>(1); }
-
-std::vector<float> random_values(std::int64_t n, int seed) {
-  std::mt19937 random{static_cast<std::uint32_t>(seed)};
-  std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<std::size_t>(n));
-  for (float& value : values) value = normal(random);
-  return values;
-}
 
 /// Runs one allreduce on every rank; returns outputs and worker residuals by rank.
 struct Outcome {

@@ -2,14 +2,11 @@
 
 #include <atomic>
 #include <cmath>
-#include <cstring>
 #include <limits>
-#include <random>
-#include <thread>
 
+#include "gradients.hpp"
 #include "thinwire/comm/engine.hpp"
 #include "thinwire/comm/transports.hpp"
-#include "thinwire/compress/two_phase_reference.hpp"
 
 namespace thinwire::comm {
 namespace {
@@ -17,69 +14,12 @@ namespace {
 using compress::Commit;
 using compress::NonFinite;
 using compress::parse_codec;
-
-const std::vector<Parameter> parameters{
-    {"fc1.weight", {70, 100}}, {"fc1.bias", {70}}, {"empty", {0}}, {"fc2.weight", {10, 7}}};
-
-std::vector<float> random_gradients(std::int64_t elements, int rank, int step) {
-  std::mt19937 random{static_cast<std::uint32_t>(1000 * rank + step)};
-  std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<std::size_t>(elements));
-  for (float& value : values) value = normal(random);
-  return values;
-}
-
-bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
-compress::Plan plan_of(const Bucket& bucket, int ranks, int chunks) {
-  return {bucket.sections, bucket.spans, {.ranks = ranks, .chunks = chunks}};
-}
-
-class EngineMatchesReference : public ::testing::TestWithParam<std::tuple<const char*, int, int>> {
-};
-
-// Three steps, so that residuals of both sides take part.
-TEST_P(EngineMatchesReference, ThreeSteps_EveryRank_HoldsTheReferenceBits) {
-  const auto [codec, ranks, chunks] = GetParam();
-  const BucketLayout layout = make_buckets(parameters, 1 << 20, one_codec(parse_codec(codec)));
-  const std::int64_t n = layout.buckets[0].elements;
-
-  compress::TwoPhaseReference reference{plan_of(layout.buckets[0], ranks, chunks)};
-  std::vector<std::vector<float>> expected;
-  for (int step = 0; step < 3; ++step) {
-    std::vector<std::vector<float>> inputs;
-    std::vector<ConstTensorView> views;
-    for (int rank = 0; rank < ranks; ++rank) inputs.push_back(random_gradients(n, rank, step));
-    for (auto& input : inputs) views.push_back(view_of(input));
-    expected.emplace_back(static_cast<std::size_t>(n));
-    reference.allreduce(views, view_of(expected.back()),
-                        {.sequence = static_cast<std::uint64_t>(step) + 1});
-  }
-
-  run_ranks(ranks, [&](Communicator& communicator) {
-    Engine engine{
-        communicator, layout, {.chunks = chunks, .algorithm = Algorithm::two_phase, .threads = 1}};
-    for (int step = 0; step < 3; ++step) {
-      auto gradients = random_gradients(n, communicator.rank(), step);
-      engine.submit(0, view_of(gradients));
-      EXPECT_TRUE(engine.end_step().committed);
-      EXPECT_TRUE(same_bits(gradients, expected[static_cast<std::size_t>(step)]))
-          << codec << " rank " << communicator.rank() << " step " << step;
-    }
-  });
-}
-
-INSTANTIATE_TEST_SUITE_P(Codecs, EngineMatchesReference,
-                         ::testing::Combine(::testing::Values("sign", "sign:rms", "int8", "int4",
-                                                              "fp16", "bf16", "bf16+ef",
-                                                              "topk:0.05"),
-                                            ::testing::Values(1, 2, 3, 4, 8),
-                                            ::testing::Values(1, 3)));
+using testing::random_gradients;
+using testing::same_bits;
+using testing::small_model;
 
 TEST(Engine, PlainBuckets_ExactInputs_GiveTheExactMean) {
-  const BucketLayout layout = make_buckets(parameters, 4000, one_codec(parse_codec("none")));
+  const BucketLayout layout = make_buckets(small_model, 4000, one_codec(parse_codec("none")));
   ASSERT_GT(layout.buckets.size(), 1u);
   run_ranks(4, [&](Communicator& communicator) {
     Engine engine{communicator, layout};
@@ -97,7 +37,7 @@ TEST(Engine, PlainBuckets_ExactInputs_GiveTheExactMean) {
 }
 
 TEST(Engine, ManyBuckets_OfDifferentCodecs_OverlapInOrder) {
-  const BucketLayout layout = make_buckets(parameters, 2000, [](const Parameter& parameter) {
+  const BucketLayout layout = make_buckets(small_model, 2000, [](const Parameter& parameter) {
     return parse_codec(parameter.name == "fc1.weight" ? "sign"
                        : parameter.shape.size() > 1   ? "int4"
                                                       : "none");
@@ -120,7 +60,7 @@ TEST(Engine, ManyBuckets_OfDifferentCodecs_OverlapInOrder) {
 }
 
 TEST(Engine, SkippedStep_DoubleBuffered_LeavesResidualsBitwise) {
-  const BucketLayout layout = make_buckets(parameters, 1 << 20, one_codec(parse_codec("sign")));
+  const BucketLayout layout = make_buckets(small_model, 1 << 20, one_codec(parse_codec("sign")));
   const std::int64_t n = layout.buckets[0].elements;
   run_ranks(2, [&](Communicator& communicator) {
     Engine engine{communicator, layout, {.commit = Commit::double_buffered}};
@@ -170,7 +110,7 @@ TEST(Engine, NonFinite_Propagate_IsNaNInItsBlockOnEveryRank) {
 }
 
 TEST(Engine, NonFinite_Raise_ThrowsOnEveryRankAndTheNextStepWorks) {
-  const BucketLayout layout = make_buckets(parameters, 1 << 20, one_codec(parse_codec("int4")));
+  const BucketLayout layout = make_buckets(small_model, 1 << 20, one_codec(parse_codec("int4")));
   const std::int64_t n = layout.buckets[0].elements;
   run_ranks(2, [&](Communicator& communicator) {
     Engine engine{
@@ -186,7 +126,7 @@ TEST(Engine, NonFinite_Raise_ThrowsOnEveryRankAndTheNextStepWorks) {
 }
 
 TEST(Engine, NonFinite_Zero_CountsAsFinite) {
-  const BucketLayout layout = make_buckets(parameters, 1 << 20, one_codec(parse_codec("sign")));
+  const BucketLayout layout = make_buckets(small_model, 1 << 20, one_codec(parse_codec("sign")));
   const std::int64_t n = layout.buckets[0].elements;
   run_ranks(2, [&](Communicator& communicator) {
     Engine engine{communicator, layout, {.non_finite = NonFinite::zero}};
@@ -199,7 +139,7 @@ TEST(Engine, NonFinite_Zero_CountsAsFinite) {
 }
 
 TEST(Engine, LossScale_PowerOfTwo_ScalesTheResultExactly) {
-  const BucketLayout layout = make_buckets(parameters, 1 << 20, one_codec(parse_codec("sign")));
+  const BucketLayout layout = make_buckets(small_model, 1 << 20, one_codec(parse_codec("sign")));
   const std::int64_t n = layout.buckets[0].elements;
   run_ranks(2, [&](Communicator& communicator) {
     Engine plain{communicator, layout};
@@ -224,7 +164,7 @@ TEST(Engine, DifferentCodecs_BetweenRanks_IsAMismatchNamingBothOnEveryRank) {
   std::atomic<int> raised{0};
   run_ranks(3, [&](Communicator& communicator) {
     const char* codec = communicator.rank() == 2 ? "int4" : "sign";
-    const BucketLayout layout = make_buckets(parameters, 1 << 20, one_codec(parse_codec(codec)));
+    const BucketLayout layout = make_buckets(small_model, 1 << 20, one_codec(parse_codec(codec)));
     try {
       Engine engine{communicator, layout};
     } catch (const MismatchError& error) {
@@ -249,7 +189,7 @@ TEST(Engine, DifferentSizes_BetweenRanks_IsAMismatchOnEveryRank) {
 }
 
 TEST(Engine, Submit_BadInput_NamesItAndLosesNothing) {
-  const BucketLayout layout = make_buckets(parameters, 1 << 20, one_codec(parse_codec("sign")));
+  const BucketLayout layout = make_buckets(small_model, 1 << 20, one_codec(parse_codec("sign")));
   const std::int64_t n = layout.buckets[0].elements;
   run_ranks(2, [&](Communicator& communicator) {
     Engine engine{communicator, layout};
@@ -267,7 +207,7 @@ TEST(Engine, Submit_BadInput_NamesItAndLosesNothing) {
 }
 
 TEST(Engine, OneRankAborts_Others_RaiseAndKeepDoubleBufferedResiduals) {
-  const BucketLayout layout = make_buckets(parameters, 1 << 20, one_codec(parse_codec("sign")));
+  const BucketLayout layout = make_buckets(small_model, 1 << 20, one_codec(parse_codec("sign")));
   const std::int64_t n = layout.buckets[0].elements;
   std::atomic<int> raised{0};
   run_ranks(3, [&](Communicator& communicator) {

@@ -1,8 +1,8 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <random>
 
+#include "gradients.hpp"
 #include "thinwire/comm/engine.hpp"
 #include "thinwire/comm/sharded.hpp"
 #include "thinwire/comm/transports.hpp"
@@ -11,14 +11,7 @@ namespace thinwire::comm {
 namespace {
 
 using compress::parse_codec;
-
-std::vector<float> random_values(std::int64_t n, int seed) {
-  std::mt19937 random{static_cast<std::uint32_t>(seed)};
-  std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<std::size_t>(n));
-  for (float& value : values) value = normal(random);
-  return values;
-}
+using testing::random_values;
 
 /// Uneven: an empty shard, a tiny one, one that ends within a block.
 std::vector<std::int64_t> uneven_boundaries(int ranks, std::int64_t n) {

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "baseline.hpp"
 #include "mpi_module.hpp"
 #include "point_to_point_communicator.hpp"
 #include "thinwire/core/config.hpp"
@@ -34,6 +35,7 @@ std::unique_ptr<Communicator> make_communicator(const MpiOptions& options) {
 
 extern "C" const thinwire::comm::MpiModule* thinwire_mpi_module() {
   static constexpr thinwire::comm::MpiModule module{
-      thinwire::comm::mpi_module_abi, THINWIRE_VERSION, &thinwire::comm::make_communicator};
+      thinwire::comm::mpi_module_abi, THINWIRE_VERSION, &thinwire::comm::make_communicator,
+      &thinwire::comm::make_mpi_baseline_here};
   return &module;
 }
