@@ -148,7 +148,7 @@ TEST(Planner, BuffersOverTheCap_LeadToAnotherSplit) {
   }
   profile.layers.push_back(profile.layers[0]);
   profile.ranks = {{1.5, 0}, {1, 0}};  // three of five equal layers belong on the first rank
-  profile.link = {2e-3, 0};            // slower than F, quicker than a micro-batch: outputs queue up
+  profile.link = {2e-3, 0};  // slower than F, quicker than a micro-batch: outputs queue up
   FitRequest request;
   EXPECT_EQ(fit(profile, gpipe(2, 4), request).bounds, (Partition{0, 3, 5}));
   profile.ranks[0].memory_cap = 12;  // holds 3 layers of 4 micro-batches, but no output beside
