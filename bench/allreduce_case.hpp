@@ -4,6 +4,7 @@
 #include <string>
 
 #include "thinwire/comm/communicator.hpp"
+#include "thinwire/comm/compressed_allreduce.hpp"
 #include "thinwire/comm/mpi_baseline.hpp"
 #include "thinwire/compress/codec_spec.hpp"
 
@@ -13,6 +14,13 @@ struct Repeat {
   int warmup;
   int iterations;
   bool check;
+};
+
+/// How thinwire is set up.
+struct Settings {
+  comm::Algorithm algorithm = comm::Algorithm::two_phase;
+  int chunks = 1;
+  int threads = 0;  ///< codec threads a rank; 0: by configuration
 };
 
 /// One line of the table. Times are the slowest rank's mean over the timed calls.
@@ -32,9 +40,9 @@ struct Row {
 };
 
 /// Collective: thinwire's allreduce with this codec. Checked against the scalar two-phase
-/// reference, a plain one against the known exact mean.
+/// reference, a plain one against the known exact mean. Other algorithms are not checked.
 Row measure_codec(comm::Communicator& communicator, const compress::CodecSpec& codec,
-                  std::int64_t elements, DType dtype, int chunks, int threads,
+                  std::int64_t elements, DType dtype, const Settings& settings,
                   const Repeat& repeat);
 
 /// Collective: MPI's own MPI_Allreduce of fp32; codec "mpi" or "mpi_ring".

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -28,8 +29,8 @@ struct Options {
   std::string dtype = "f32";
   std::string transport = "mpi";
   int ranks = 4;
-  int chunks = 1;
-  int threads = 0;
+  std::string algorithm = "two_phase";
+  bench::Settings settings;
   bool peers = true;
   std::string json;
 };
@@ -71,10 +72,12 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--ranks", options.ranks, "ranks of the threads transport")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
-  app.add_option("--chunks", options.chunks, "chunks a bucket")
+  app.add_option("--algorithm", options.algorithm, "two_phase, auto, sparse or summable")
+      ->capture_default_str();
+  app.add_option("--chunks", options.settings.chunks, "chunks a bucket")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  app.add_option("--threads", options.threads, "codec threads a rank; 0: by configuration")
+  app.add_option("--threads", options.settings.threads, "codec threads a rank; 0: by configuration")
       ->capture_default_str();
   app.add_flag("--peers,!--no-peers", options.peers,
                "also MPI_Allreduce as MPI picks it, and its ring")
@@ -121,6 +124,8 @@ void run_rank(comm::Communicator& communicator, const Options& options) {
         communicator.size(), communicator.transport(), options.warmup, options.iterations);
     print_head();
   }
+  bench::Settings settings = options.settings;
+  settings.algorithm = comm::parse_algorithm(options.algorithm);
   const bench::Repeat repeat{options.warmup, options.iterations, options.check == 1};
   const auto emit = [&](const bench::Row& row) {
     if (!speaks) return;
@@ -137,8 +142,7 @@ void run_rank(comm::Communicator& communicator, const Options& options) {
       }
     }
     for (const auto& codec : compress::parse_codec_list(options.codecs)) {
-      emit(bench::measure_codec(communicator, codec, elements, dtype, options.chunks,
-                                options.threads, repeat));
+      emit(bench::measure_codec(communicator, codec, elements, dtype, settings, repeat));
     }
   }
   if (speaks && !options.json.empty()) {
@@ -160,6 +164,8 @@ int main(int argc, char** argv) {
       comm::run_ranks(options.ranks,
                       [&](comm::Communicator& communicator) { run_rank(communicator, options); });
     } else {
+      // Lets Open MPI's algorithm be chosen by name for the ring row; nothing else changes by it.
+      setenv("OMPI_MCA_coll_tuned_use_dynamic_rules", "1", 0);
       const auto communicator = comm::make_mpi_communicator();
       try {
         run_rank(*communicator, options);

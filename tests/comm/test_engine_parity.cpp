@@ -55,7 +55,7 @@ INSTANTIATE_TEST_SUITE_P(Codecs, EngineMatchesReference,
                          ::testing::Combine(::testing::Values("sign", "sign:rms", "int8", "int4",
                                                               "fp16", "bf16", "bf16+ef",
                                                               "topk:0.05"),
-                                            ::testing::Values(1, 2, 3, 4, 8),
+                                            ::testing::ValuesIn(testing::rank_counts()),
                                             ::testing::Values(1, 3)));
 
 }  // namespace

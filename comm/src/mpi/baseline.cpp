@@ -22,8 +22,8 @@ class ControlVariable {
         MPI_T_cvar_read(handle_, &before_) != MPI_SUCCESS ||
         MPI_T_cvar_write(handle_, &value) != MPI_SUCCESS) {
       throw TransportError{fmt::format(
-          "this MPI has no variable '{}' that can be set, so its ring cannot be chosen; the "
-          "benchmark's ring row needs Open MPI 4 or later",
+          "this MPI has no variable '{}' that can be set, so its ring cannot be chosen: that "
+          "needs Open MPI 4 or later, started with OMPI_MCA_coll_tuned_use_dynamic_rules=1",
           name)};
     }
   }
@@ -45,7 +45,6 @@ MPI_Comm duplicate_with(MpiAllreduce algorithm) {
   if (algorithm == MpiAllreduce::picked) {
     return duplicate(MPI_COMM_WORLD, config().timeout);
   }
-  const ControlVariable dynamic{"coll_tuned_use_dynamic_rules", 1};
   const ControlVariable ring{"coll_tuned_allreduce_algorithm", 4};
   return duplicate(MPI_COMM_WORLD, config().timeout);
 }

@@ -22,7 +22,8 @@ class MpiBaseline {
 };
 
 /// Collective over MPI_COMM_WORLD, after make_mpi_communicator. Throws TransportError when this MPI
-/// has no such algorithm or cannot be told to use it.
+/// has no such algorithm or cannot be told to use it: Open MPI's ring needs
+/// OMPI_MCA_coll_tuned_use_dynamic_rules=1 in the environment before MPI starts.
 std::unique_ptr<MpiBaseline> make_mpi_baseline(MpiAllreduce algorithm);
 
 }  // namespace thinwire::comm
