@@ -13,9 +13,15 @@
 namespace thinwire::comm {
 namespace {
 
-// A letter: kind (1 byte), number (8 bytes: the round, or the culprit), text.
-enum class Kind : char { gather = 'g', abort = 'a' };
+// A letter: kind (1 byte), number (8 bytes: the round, the culprit, or how many milliseconds the
+// report holds), text.
+enum class Kind : char { gather = 'g', abort = 'a', wait = 'w', go_on = 'o' };
 constexpr std::size_t head_bytes = 9;
+
+/// Between two reports of a wait: each goes to all ranks, so the more there are, the rarer.
+std::chrono::milliseconds beat_of(int ranks) {
+  return std::chrono::milliseconds{100} * std::max(1, ranks / 64);
+}
 
 std::string make_letter(Kind kind, std::uint64_t number, std::string_view text) {
   std::string letter(head_bytes, static_cast<char>(kind));
@@ -38,14 +44,23 @@ AbortedError aborted_error(std::string_view context, const AbortNotice& notice) 
                       notice.culprit};
 }
 
+TimeoutError timeout_error(std::string_view context, Timeout timeout, const Blame& blame) {
+  return TimeoutError{
+      fmt::format("{} timed out after {} ms waiting for {} If it is only slow, raise "
+                  "THINWIRE_TIMEOUT",
+                  context, timeout.count(), blame.text),
+      blame.culprit};
+}
+
 ChannelControlPlane::ChannelControlPlane(int rank, int size,
                                          std::unique_ptr<ControlChannel> channel,
-                                         ControlPlane* parent, std::vector<int> members)
+                                         ChannelControlPlane* parent, std::vector<int> members)
     : rank_{rank},
       size_{size},
       parent_{parent},
       members_{std::move(members)},
-      channel_{std::move(channel)} {}
+      channel_{std::move(channel)},
+      reports_{rank, size} {}
 
 std::vector<std::string> ChannelControlPlane::all_gather(std::string_view mine, Timeout timeout) {
   THINWIRE_EXPECTS(mine.size() <= max_message, InvalidArgument,
@@ -61,21 +76,20 @@ std::vector<std::string> ChannelControlPlane::all_gather(std::string_view mine, 
     round(number)[static_cast<std::size_t>(rank_)] = mine;
     broadcast(make_letter(Kind::gather, number, mine));
   }
+  const auto begin = std::chrono::steady_clock::now();
   const auto deadline = deadline_after(timeout);
   for (Backoff backoff;; backoff.pause()) {
     const auto notice = abort_notice();  // reads the letters
     const auto late = missing(number);
     if (late.empty()) break;
     if (notice) throw aborted_error(context, *notice);
-    if (std::chrono::steady_clock::now() >= deadline) {
-      const auto reason = fmt::format(
-          "{} timed out after {} ms waiting for rank {}; is it alive, and does it make the same "
-          "calls? If it is only slow, raise THINWIRE_TIMEOUT",
-          context, timeout.count(), fmt::join(late, ", "));
-      post_abort({late.front(), reason});
-      throw TimeoutError{reason, late.front()};
-    }
+    report_wait(begin, [&] { return WaitReport{"control all_gather", late}; });
+    if (std::chrono::steady_clock::now() < deadline) continue;
+    const auto error = timeout_error(context, timeout, blame(late));
+    post_abort({error.peer, error.what()});
+    throw error;
   }
+  end_wait();
   const std::scoped_lock lock{mutex_};
   std::vector<std::string> texts;
   for (auto& text : round(number)) texts.push_back(std::move(*text));
@@ -114,6 +128,47 @@ std::optional<AbortNotice> ChannelControlPlane::notice_of_parent() {
   return notice;
 }
 
+void ChannelControlPlane::report_wait(std::chrono::steady_clock::time_point begin,
+                                      const std::function<WaitReport()>& describe) {
+  const auto now = std::chrono::steady_clock::now();
+  const auto beat = beat_of(size_);
+  if (now - begin < beat) return;
+  const auto report = [&]() -> std::optional<WaitReport> {
+    const std::scoped_lock lock{mutex_};
+    if (notice_ || (last_report_ && now - *last_report_ < beat)) return std::nullopt;
+    last_report_ = now;
+    auto told = describe();
+    const auto valid = static_cast<std::uint64_t>((3 * beat).count());
+    broadcast(make_letter(Kind::wait, valid, encode(told)));
+    return told;
+  }();
+  if (report && parent_ != nullptr) {
+    parent_->report_wait(begin, [&] { return in_parent(*report); });
+  }
+}
+
+void ChannelControlPlane::end_wait() {
+  {
+    const std::scoped_lock lock{mutex_};
+    if (!last_report_) return;
+    last_report_.reset();
+    if (!notice_) broadcast(make_letter(Kind::go_on, 0, {}));
+  }
+  if (parent_ != nullptr) parent_->end_wait();
+}
+
+WaitReport ChannelControlPlane::in_parent(WaitReport report) const {
+  for (int& peer : report.peers) peer = members_[static_cast<std::size_t>(peer)];
+  report.operation += " (in a split of this communicator)";
+  return report;
+}
+
+Blame ChannelControlPlane::blame(const std::vector<int>& late) {
+  const std::scoped_lock lock{mutex_};
+  read_letters();
+  return reports_.blame(late);
+}
+
 void ChannelControlPlane::read_letters() {
   while (const auto letter = channel_->receive()) take_letter(*letter);
 }
@@ -135,6 +190,13 @@ void ChannelControlPlane::take_letter(const ControlChannel::Letter& letter) {
       return;
     case Kind::abort:
       if (!notice_) end({static_cast<int>(number), std::string{text}});
+      return;
+    case Kind::wait:
+      reports_.take(letter.from, decode_wait_report(text, size_),
+                    std::chrono::milliseconds{std::min(number, std::uint64_t{60'000})});
+      return;
+    case Kind::go_on:
+      reports_.forget(letter.from);
       return;
   }
   throw FormatError{

@@ -1,12 +1,15 @@
 #pragma once
 
-#include <atomic>
+#include <chrono>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 
 #include "point_to_point.hpp"
 #include "thinwire/comm/control_plane.hpp"
+#include "thinwire/core/error.hpp"
+#include "wait_reports.hpp"
 
 namespace thinwire::comm {
 
@@ -18,13 +21,23 @@ class ChannelControlPlane final : public ControlPlane {
   /// a rank that failed elsewhere in the parent may be the one that we wait for. `members`: our
   /// ranks as the parent counts them.
   ChannelControlPlane(int rank, int size, std::unique_ptr<ControlChannel> channel,
-                      ControlPlane* parent = nullptr, std::vector<int> members = {});
+                      ChannelControlPlane* parent = nullptr, std::vector<int> members = {});
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   std::vector<std::string> all_gather(std::string_view mine, Timeout timeout) override;
   void post_abort(const AbortNotice& notice) noexcept override;
   std::optional<AbortNotice> abort_notice() override;
+
+  /// For every wait, now and then: tells the others, a few times a second, that this rank waits
+  /// since `begin`, and for whom. Costs little when it is not yet time to.
+  void report_wait(std::chrono::steady_clock::time_point begin,
+                   const std::function<WaitReport()>& describe);
+  /// The rank goes on. Does nothing unless something was reported.
+  void end_wait();
+
+  /// Whom to name when a wait for `late` has timed out. Does not block.
+  Blame blame(const std::vector<int>& late);
 
  private:
   /// Texts of one all_gather by rank, as they come in.
@@ -37,10 +50,11 @@ class ChannelControlPlane final : public ControlPlane {
   std::vector<int> missing(std::uint64_t number);
   void broadcast(std::string_view text);
   std::optional<AbortNotice> notice_of_parent();
+  WaitReport in_parent(WaitReport report) const;
 
   const int rank_;
   const int size_;
-  ControlPlane* const parent_;
+  ChannelControlPlane* const parent_;
   const std::vector<int> members_;
 
   std::mutex mutex_;  // guards what follows
@@ -48,6 +62,8 @@ class ChannelControlPlane final : public ControlPlane {
   std::optional<AbortNotice> notice_;
   std::map<std::uint64_t, Round> rounds_;  // begun and not yet returned
   std::uint64_t next_round_ = 0;
+  WaitReports reports_;
+  std::optional<std::chrono::steady_clock::time_point> last_report_;  // of the wait under way
 };
 
 /// What a rank sends to each other one in post_abort; a channel that knows of a lost rank says it
@@ -56,5 +72,8 @@ std::string make_abort_letter(const AbortNotice& notice);
 
 /// "the communicator was aborted by rank 2: reason", ready to be thrown.
 AbortedError aborted_error(std::string_view context, const AbortNotice& notice);
+
+/// "rank 0: barrier timed out after 500 ms waiting for ..., and what to do".
+TimeoutError timeout_error(std::string_view context, Timeout timeout, const Blame& blame);
 
 }  // namespace thinwire::comm

@@ -1,20 +1,18 @@
 #include "collective_work.hpp"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 
 #include "backoff.hpp"
-#include "channel_control_plane.hpp"
 #include "thinwire/core/config.hpp"
 #include "thinwire/core/error.hpp"
 
 namespace thinwire::comm {
 namespace {
 
-/// A look at the control plane costs more than a look at the requests.
-constexpr unsigned tests_per_abort_look = 8;
+/// The control plane costs more to look at than the requests.
+constexpr unsigned tests_per_look = 8;
 
 constexpr int no_peer = -1;
 
@@ -48,11 +46,7 @@ CollectiveWork::~CollectiveWork() {
 }
 
 bool CollectiveWork::test() {
-  if (state_ == State::under_way) {
-    for (auto* work : context_.unfinished) work->progress();
-    std::erase_if(context_.unfinished,
-                  [](const auto* work) { return work->state_ != State::under_way; });
-  }
+  if (state_ == State::under_way) progress_all();
   if (state_ == State::failed) std::rethrow_exception(failure_);
   return state_ == State::done;
 }
@@ -61,7 +55,22 @@ void CollectiveWork::wait(Timeout timeout) {
   const auto deadline = deadline_after(timeout);
   for (Backoff backoff; !test(); backoff.pause()) {
     if (std::chrono::steady_clock::now() < deadline) continue;
-    fail(std::make_exception_ptr(late_peers(timeout)));
+    fail(std::make_exception_ptr(
+        timeout_error(name(), timeout, context_.control.blame(late_peers()))));
+  }
+}
+
+void CollectiveWork::progress_all() {
+  auto& unfinished = context_.unfinished;
+  for (auto* work : unfinished) work->progress();
+  std::erase_if(unfinished, [](const auto* work) { return work->state_ != State::under_way; });
+  if (unfinished.empty()) {
+    context_.control.end_wait();
+  } else if (tests_ % tests_per_look == 0) {
+    const auto& first = *unfinished.front();
+    context_.control.report_wait(first.begin_, [&] {
+      return WaitReport{first.recipe_.name, first.late_peers()};
+    });
   }
 }
 
@@ -69,7 +78,7 @@ void CollectiveWork::progress() noexcept {
   if (state_ != State::under_way) return;
   try {
     advance();
-    if (state_ == State::under_way && ++tests_ % tests_per_abort_look == 0) look_for_abort();
+    if (state_ == State::under_way && ++tests_ % tests_per_look == 0) look_for_abort();
   } catch (...) {
     fail(std::current_exception());
   }
@@ -121,7 +130,7 @@ void CollectiveWork::look_for_abort() {
   if (const auto notice = context_.control.abort_notice()) throw aborted_error(name(), *notice);
 }
 
-TimeoutError CollectiveWork::late_peers(Timeout timeout) const {
+std::vector<int> CollectiveWork::late_peers() const {
   // Whom a receive waits for is late; a send only tells that when no receive is open.
   std::vector<int> late;
   for (const auto way : {Transfer::Way::receive, Transfer::Way::send}) {
@@ -130,14 +139,14 @@ TimeoutError CollectiveWork::late_peers(Timeout timeout) const {
     }
     if (!late.empty()) break;
   }
+  if (late.empty()) {  // the transport's own operation: anyone
+    for (int r = 0; r < context_.transport.size(); ++r) {
+      if (r != context_.transport.rank()) late.push_back(r);
+    }
+  }
   std::sort(late.begin(), late.end());
-  const auto whom =
-      late.empty() ? std::string{"its peers"} : fmt::format("rank {}", fmt::join(late, ", "));
-  return TimeoutError{
-      fmt::format("{} timed out after {} ms waiting for {}; is it alive, and does it make the same "
-                  "calls? If it is only slow, raise THINWIRE_TIMEOUT",
-                  name(), timeout.count(), whom),
-      late.empty() ? no_peer : late.front()};
+  late.erase(std::unique(late.begin(), late.end()), late.end());
+  return late;
 }
 
 void CollectiveWork::fail(std::exception_ptr error) noexcept {

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "channel_control_plane.hpp"
 #include "point_to_point.hpp"
 #include "thinwire/comm/work.hpp"
 #include "thinwire/core/error.hpp"
@@ -42,7 +43,7 @@ class CollectiveWork;
 /// What the Works of one communicator share.
 struct WorkContext {
   PointToPoint& transport;
-  ControlPlane& control;
+  ChannelControlPlane& control;
   std::vector<CollectiveWork*> unfinished{};  ///< in the order of the calls
 };
 
@@ -66,12 +67,13 @@ class CollectiveWork final : public Work {
     Transfer transfer;
   };
 
+  void progress_all();
   void progress() noexcept;
   void advance();
   void post_step();
   bool test_request(Pending& pending);
   void look_for_abort();
-  TimeoutError late_peers(Timeout timeout) const;
+  std::vector<int> late_peers() const;
   void fail(std::exception_ptr error) noexcept;
   std::string name() const;
 
@@ -82,6 +84,7 @@ class CollectiveWork final : public Work {
   std::vector<Pending> pending_;
   std::exception_ptr failure_;
   unsigned tests_ = 0;
+  const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
   const int exceptions_at_start_;
 };
 

@@ -82,7 +82,7 @@ std::vector<Part> given_parts(std::string_view operation, std::string_view name,
 
 }  // namespace
 
-PointToPointCommunicator::PointToPointCommunicator(Endpoint endpoint, ControlPlane* parent,
+PointToPointCommunicator::PointToPointCommunicator(Endpoint endpoint, ChannelControlPlane* parent,
                                                    std::vector<int> members)
     : transport_{std::move(endpoint.data)},
       control_{transport_->rank(), transport_->size(), std::move(endpoint.control), parent,

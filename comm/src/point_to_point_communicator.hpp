@@ -10,7 +10,7 @@ namespace thinwire::comm {
 /// turns each operation into a recipe. The communicator must outlive its Works.
 class PointToPointCommunicator final : public Communicator {
  public:
-  explicit PointToPointCommunicator(Endpoint endpoint, ControlPlane* parent = nullptr,
+  explicit PointToPointCommunicator(Endpoint endpoint, ChannelControlPlane* parent = nullptr,
                                     std::vector<int> members = {});
   ~PointToPointCommunicator() override;
 

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 
 #include <stdexcept>
+#include <thread>
 
 #include "ranks.hpp"
 #include "thinwire/core/error.hpp"
@@ -100,6 +101,44 @@ TEST_P(Failures, TimeOut_NamesTheLatePeerAndEndsTheOthers) {
     } else {
       const auto error = error_of<AbortedError>([&] { work->wait(patience); });
       EXPECT_EQ(error.peer, late);
+    }
+  });
+}
+
+TEST_P(Failures, TimeOut_OverAChainOfWaits_NamesTheRankAtItsEnd) {
+  on_all([](Communicator& comm) {
+    if (comm.size() < 3) return;
+    // Each rank waits for the next one; the last does not wait for anybody but for the verdict,
+    // and tells nobody.
+    const int last = comm.size() - 1;
+    std::vector<std::byte> data(1);
+    if (comm.rank() == last) {
+      while (!comm.control().abort_notice()) std::this_thread::sleep_for(short_wait / 10);
+      EXPECT_EQ(comm.control().abort_notice()->culprit, last);
+      return;
+    }
+    auto work = comm.recv(bytes_of(data), comm.rank() + 1);
+    try {
+      work->wait(3 * short_wait);
+      ADD_FAILURE() << "rank " << comm.rank() << " saw no error";
+    } catch (const TransportError& error) {
+      EXPECT_EQ(error.peer, last) << error.what();
+      EXPECT_THAT(error.what(), HasSubstr("rank " + std::to_string(last)));
+    }
+  });
+}
+
+TEST_P(Failures, TimeOut_WhenAllWait_SaysThatTheCallsDiffer) {
+  on_all([](Communicator& comm) {
+    if (comm.size() < 2) return;
+    std::vector<std::byte> data(1);
+    auto work = comm.recv(bytes_of(data), (comm.rank() + 1) % comm.size());
+    try {
+      work->wait(3 * short_wait);
+      ADD_FAILURE() << "rank " << comm.rank() << " saw no error";
+    } catch (const TransportError& error) {
+      EXPECT_THAT(error.what(), HasSubstr("do all ranks make the same calls?"));
+      EXPECT_THAT(error.what(), HasSubstr("recv of 1 bytes from rank"));
     }
   });
 }
