@@ -15,7 +15,8 @@ namespace thinwire::comm::testing {
 std::vector<int> rank_counts();
 
 /// Runs `body` on each of `ranks` ranks, all on a communicator that no other test has used.
-/// An error of the body is thrown again here. Under MPI each process runs its own rank.
+/// An error of the body is thrown again here. Under MPI each process runs its own rank, ranks from
+/// `ranks` on do nothing, and the test is skipped where there are not enough.
 void on_ranks(int ranks, const std::function<void(Communicator&)>& body);
 
 /// A test that runs once for each of rank_counts().
