@@ -1,0 +1,106 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <thread>
+
+#include "report.hpp"
+#include "thinwire/comm/transports.hpp"
+#include "trainer.hpp"
+
+namespace {
+
+namespace comm = thinwire::comm;
+
+struct CommandLine {
+  fashion::TrainOptions train;
+  std::string codec = "none";
+  std::string transport = "mpi";
+  int ranks = 1;  // of threads; mpirun says how many with mpi
+  std::string json;
+};
+
+void add_options(CLI::App& app, CommandLine& line) {
+  auto& train = line.train;
+  app.add_option("--codec", line.codec,
+                 "how gradients travel: none, bf16, fp16, int8, int4, sign, topk:DENSITY; error "
+                 "feedback by +ef or +noef")
+      ->capture_default_str();
+  app.add_option("--model", train.model, "mlp (235,146 parameters) or cnn (80,602)")
+      ->check(CLI::IsMember({"mlp", "cnn"}))
+      ->capture_default_str();
+  app.add_option("--epochs", train.epochs, "the first one is learning-rate warm-up")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--batch", train.batch, "images a rank and step")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--lr", train.lr, "largest learning rate")->capture_default_str();
+  app.add_option("--momentum", train.momentum)->check(CLI::Range(0.0, 1.0))->capture_default_str();
+  app.add_option("--seed", train.seed, "of initialisation and shuffling")->capture_default_str();
+  app.add_option("--data", train.data, "folder of the gzipped IDX files")->capture_default_str();
+  app.add_option("--json", line.json, "write the run to this file");
+  app.add_option("--bucket-cap", train.buckets.cap_bytes, "largest bucket in bytes")
+      ->capture_default_str();
+  app.add_option("--chunks", train.buckets.chunks, "pieces a bucket is exchanged in")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--transport", line.transport, "mpi (start with mpirun -np N) or threads")
+      ->check(CLI::IsMember({"mpi", "threads"}))
+      ->capture_default_str();
+  app.add_option("--ranks", line.ranks, "ranks of --transport threads")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+}
+
+void run_rank(comm::Communicator& communicator, const CommandLine& line) {
+  const auto result = fashion::train(communicator, line.train, [](std::string_view text) {
+    fmt::print("{}\n", text);
+    std::fflush(stdout);
+  });
+  if (communicator.rank() != 0) return;
+  fmt::print("{}", fashion::summary(line.train, result));
+  if (!line.json.empty()) fashion::write_run(line.json, line.train, result);
+}
+
+void report(const std::exception& error) {
+  fmt::print(stderr, "02_train_fashion_mnist: {}\n", error.what());
+}
+
+int run_threads(const CommandLine& line) {
+  comm::run_ranks(line.ranks, [&](comm::Communicator& rank) { run_rank(rank, line); });
+  return 0;
+}
+
+int run_mpi(const CommandLine& line) {
+  const auto communicator = comm::make_mpi_communicator();
+  try {
+    run_rank(*communicator, line);
+    return 0;
+  } catch (const std::exception& error) {
+    communicator->abort(error.what());
+    report(error);
+    // mpirun kills the other ranks when the first one leaves; each shall say why it failed.
+    std::this_thread::sleep_for(std::chrono::seconds{1});
+    return 1;
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Trains on Fashion-MNIST with compressed gradients"};
+  CommandLine line;
+  add_options(app, line);
+  CLI11_PARSE(app, argc, argv);
+  try {
+    line.train.buckets.codec = thinwire::compress::parse_codec(line.codec);
+    return line.transport == "threads" ? run_threads(line) : run_mpi(line);
+  } catch (const std::exception& error) {
+    report(error);
+    return 1;
+  }
+}
