@@ -221,7 +221,7 @@ class Checker {
   std::optional<Defect> check_reductions() {
     if (!schedule_.has_reductions()) return std::nullopt;
     std::vector<int> reduced(schedule_.placement.size(), absent);
-    const auto defect =
+    auto defect =
         for_each_action([&](const Action& action, int rank, int position) -> std::optional<Defect> {
           int& at = reduced[static_cast<std::size_t>(action.stage)];
           if (action.kind == Kind::reduce_gradient) {

@@ -58,7 +58,9 @@ class Builder {
 
   std::vector<int>& outgoing(bool forward) { return forward ? forward_transfer_ : input_transfer_; }
   int& at(std::vector<int>& table, int stage, int microbatch) const {
-    return table[static_cast<std::size_t>(stage * schedule_.microbatches + microbatch)];
+    return table[static_cast<std::size_t>(stage) *
+                     static_cast<std::size_t>(schedule_.microbatches) +
+                 static_cast<std::size_t>(microbatch)];
   }
   Node& node(int index) { return graph_.nodes[static_cast<std::size_t>(index)]; }
   int rank_of(int stage) const { return schedule_.placement[static_cast<std::size_t>(stage)]; }

@@ -101,7 +101,7 @@ std::map<std::string, double> Fields::entries(const std::string& key) {
   require_type(values.is_object(), path_ + "." + key, "an object", values);
   std::map<std::string, double> result;
   for (const auto& [name, value] : values.items()) {
-    require_type(value.is_number(), path_ + "." + key + "." + name, "a number", value);
+    require_type(value.is_number(), fmt::format("{}.{}.{}", path_, key, name), "a number", value);
     result[name] = value.get<double>();
   }
   return result;

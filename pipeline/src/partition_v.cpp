@@ -95,12 +95,13 @@ class VProbe {
   }
 
   Partition walk_back(int front, int back, int cut) const {
-    Partition bounds(static_cast<std::size_t>(2 * p_) + 1, 0);
-    bounds[static_cast<std::size_t>(2 * p_)] = n_;
+    const auto stages = static_cast<std::size_t>(tables_.stages());
+    Partition bounds(stages + 1, 0);
+    bounds[stages] = n_;
     bounds[static_cast<std::size_t>(p_)] = cut;
     for (int r = p_ - 1; r > 0; --r) {
       bounds[static_cast<std::size_t>(r)] = front;
-      bounds[static_cast<std::size_t>(2 * p_ - r)] = n_ - back;
+      bounds[stages - static_cast<std::size_t>(r)] = n_ - back;
       step_back(r - 1, front, back);
     }
     return bounds;

@@ -98,7 +98,7 @@ Profile profile_from_json(std::string_view text) {
   profile.dtype = fields.text("dtype");
   profile.made_by = fields.text("made_by");
   for (const auto& [name, value] : fields.entries("sizes")) profile.sizes[name] = value;
-  for (Fields layer : fields.array("layers")) profile.layers.push_back(read_layer(layer));
+  for (const Fields& layer : fields.array("layers")) profile.layers.push_back(read_layer(layer));
   for (Fields rank : fields.array("ranks")) {
     profile.ranks.push_back({rank.number("speed"), rank.number("memory_cap")});
     rank.require_all_known();

@@ -21,7 +21,7 @@ std::vector<std::string> cells_of(const std::vector<Action>& list) {
   for (const Action& action : list) {
     const std::string text = to_string(action);
     if (action.joined) {
-      open += (open.empty() ? "(" : ";") + text;
+      open += fmt::format("{}{}", open.empty() ? "(" : ";", text);
     } else if (!open.empty()) {
       cells.push_back(open + ";" + text + ")OVERLAP_F_B");
       open.clear();

@@ -2,6 +2,7 @@
 
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "thinwire/pipeline/action.hpp"
@@ -46,7 +47,11 @@ struct Lane {
   int destination = 0;
   bool forward = true;  ///< activations; else gradients
 
-  friend auto operator<=>(const Lane&, const Lane&) = default;
+  friend bool operator==(const Lane&, const Lane&) = default;
+  friend bool operator<(const Lane& a, const Lane& b) {
+    return std::tie(a.source, a.destination, a.forward) <
+           std::tie(b.source, b.destination, b.forward);
+  }
 };
 
 /// The lanes a placement needs, in the global order in which they are to be connected.
