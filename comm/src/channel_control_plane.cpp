@@ -46,7 +46,7 @@ AbortedError aborted_error(std::string_view context, const AbortNotice& notice) 
 
 TimeoutError timeout_error(std::string_view context, Timeout timeout, const Blame& blame) {
   return TimeoutError{
-      fmt::format("{} timed out after {} ms waiting for {} If it is only slow, raise "
+      fmt::format("{} timed out after {} ms waiting for {}. If a rank is only slow, raise "
                   "THINWIRE_TIMEOUT",
                   context, timeout.count(), blame.text),
       blame.culprit};

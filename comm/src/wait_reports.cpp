@@ -9,6 +9,18 @@
 #include "thinwire/core/error.hpp"
 
 namespace thinwire::comm {
+namespace {
+
+/// "rank 1, 2 and 5 others": a job may have thousands.
+std::string list_of_ranks(const std::vector<int>& ranks) {
+  constexpr std::size_t shown = 8;
+  const auto end = ranks.begin() + static_cast<std::ptrdiff_t>(std::min(ranks.size(), shown));
+  auto text = fmt::format("rank {}", fmt::join(ranks.begin(), end, ", "));
+  if (ranks.size() > shown) text += fmt::format(" and {} others", ranks.size() - shown);
+  return text;
+}
+
+}  // namespace
 
 // "1,2;all_gather of 4096 bytes"
 std::string encode(const WaitReport& report) {
@@ -54,8 +66,8 @@ Blame WaitReports::blame(const std::vector<int>& late) const {
       silent.push_back(reached[i]);
       continue;
     }
-    told.push_back(fmt::format("rank {} waits itself for rank {} in {}", reached[i],
-                               fmt::join(report->peers, ", "), report->operation));
+    told.push_back(fmt::format("rank {} waits itself for {} in {}", reached[i],
+                               list_of_ranks(report->peers), report->operation));
     for (const int peer : report->peers) {
       if (std::find(reached.begin(), reached.end(), peer) == reached.end()) {
         reached.push_back(peer);
@@ -63,15 +75,19 @@ Blame WaitReports::blame(const std::vector<int>& late) const {
     }
   }
   std::sort(silent.begin(), silent.end());
-  auto text = fmt::format("rank {}", fmt::join(late, ", "));
-  if (!told.empty()) text += fmt::format(" ({})", fmt::join(told, "; "));
-  if (silent.empty()) {
-    return {late.front(), text + "; all of them are alive: do all ranks make the same calls?"};
+  auto text = list_of_ranks(late);
+  text += silent.empty() ? std::string{"; all are alive: do all ranks make the same calls?"}
+                         : fmt::format(
+                               "; nothing is heard of {}: is it alive, and does it make "
+                               "the same calls?",
+                               list_of_ranks(silent));
+  if (!told.empty()) {
+    constexpr std::size_t shown = 4;
+    const bool more = told.size() > shown;
+    told.resize(std::min(told.size(), shown));
+    text += fmt::format(" ({}{})", fmt::join(told, "; "), more ? "; and so on" : "");
   }
-  return {silent.front(),
-          text + fmt::format("; rank {} does not wait: is it alive, and does it make the same "
-                             "calls?",
-                             fmt::join(silent, ", "))};
+  return {silent.empty() ? late.front() : silent.front(), std::move(text)};
 }
 
 }  // namespace thinwire::comm

@@ -80,8 +80,7 @@ void MpiRequest::give_up() {
     if (!drain_.left()) break;
   }
   if (kind_ != Kind::send) {
-    mpi.freeze(
-        fmt::format("a {} with rank {} was under way when its communicator ended", name(), peer_));
+    mpi.freeze(fmt::format("{} was under way when its communicator ended", name()));
   }
 }
 

@@ -63,7 +63,10 @@ void MpiRuntime::expect_usable(const char* name) const {
 void MpiRuntime::freeze(std::string_view reason) noexcept {
   if (frozen_.exchange(true)) return;
   note_abort();
-  log(LogLevel::warning, fmt::format("no MPI call is made any more in this process: {}", reason));
+  log(LogLevel::warning,
+      fmt::format("no MPI call is made any more in this process, because {}; end "
+                  "it with a status other than 0",
+                  reason));
 }
 
 bool MpiRuntime::usable() noexcept { return !frozen_ && !is_finalised(); }

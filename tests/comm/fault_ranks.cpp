@@ -1,0 +1,54 @@
+// fault_ranks KIND OPERATION PHASE: ranks under mpirun that lose one of them; see check_faults.
+// Each says what it came to: "rank 0 finished", "rank 0 raised an error naming rank 2: ...".
+
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "thinwire/comm/fault_injection.hpp"
+#include "thinwire/comm/transports.hpp"
+#include "thinwire/core/error.hpp"
+
+namespace {
+
+using namespace thinwire;
+using namespace thinwire::comm;
+
+constexpr Timeout limit{1000};
+
+/// Large enough that no message goes before its receiver is there.
+void call_everything(Communicator& comm) {
+  const auto ranks = static_cast<std::size_t>(comm.size());
+  std::vector<float> in(100'000 * ranks), out(in.size());
+  std::vector<std::byte> some(100'000 * ranks), all(some.size() * ranks);
+  comm.allreduce(view_of(in), view_of(out), ReduceOp::sum)->wait(limit);
+  comm.all_gather({some.data(), some.size()}, {all.data(), all.size()})->wait(limit);
+  comm.all_to_all({some.data(), some.size()}, {some.data(), some.size()})->wait(limit);
+  comm.barrier()->wait(limit);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 4) return 2;
+  int rank = -1;
+  try {
+    const auto world = make_mpi_communicator();
+    rank = world->rank();
+    const auto comm = inject_faults(*world, {{.kind = parse_fault_kind(argv[1]),
+                                              .rank = 2,
+                                              .operation = argv[2],
+                                              .call = 1,
+                                              .phase = parse_fault_phase(argv[3]),
+                                              .duration = 2 * limit}});
+    for (int i = 0; i < 3; ++i) call_everything(*comm);
+    std::printf("rank %d finished\n", rank);
+    return 0;
+  } catch (const TransportError& error) {
+    std::printf("rank %d raised an error naming rank %d: %s\n", rank, error.peer, error.what());
+  } catch (const std::exception& error) {
+    std::printf("rank %d raised: %s\n", rank, error.what());
+  }
+  return 1;
+}
