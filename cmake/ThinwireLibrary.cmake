@@ -18,3 +18,8 @@ target_include_directories(thinwire PUBLIC
 target_compile_features(thinwire PUBLIC cxx_std_20)
 target_link_libraries(thinwire PRIVATE thinwire_flags Threads::Threads fmt::fmt spdlog::spdlog
                       nlohmann_json::nlohmann_json hwy::hwy ${CMAKE_DL_LIBS})
+if(THINWIRE_HAVE_CUDA)
+  # Static, so that the library also loads where there is no CUDA; the driver is looked up at run time.
+  target_link_libraries(thinwire PRIVATE CUDA::cudart_static)
+  set_target_properties(thinwire PROPERTIES LINKER_LANGUAGE CXX)
+endif()

@@ -40,7 +40,34 @@ endmacro()
 
 thinwire_find(MPI MPI COMPONENTS CXX)
 
+# CUDA is a language: nvcc is what is looked for, a GPU is not needed to build.
+set(THINWIRE_HAVE_CUDA OFF)
+if(NOT THINWIRE_WITH_CUDA STREQUAL "OFF")
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+      set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 100 CACHE STRING
+          "GPUs to compile for; the last one also as PTX")
+    endif()
+    enable_language(CUDA)
+    find_package(CUDAToolkit REQUIRED)
+    set(CMAKE_CUDA_STANDARD 20)
+    if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know it of nvcc 12 and later
+      set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+      set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+    endif()
+    set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+    set(THINWIRE_HAVE_CUDA ON)
+  elseif(THINWIRE_WITH_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "THINWIRE_WITH_CUDA=ON, but no CUDA compiler (nvcc) was found; set CUDACXX")
+  else()
+    message(STATUS "thinwire: no CUDA compiler (nvcc): building for CPUs alone")
+  endif()
+endif()
+
 function(thinwire_print_configuration)
   message(STATUS "thinwire ${PROJECT_VERSION}: ${CMAKE_BUILD_TYPE}, MPI ${THINWIRE_HAVE_MPI}, "
+                 "CUDA ${THINWIRE_HAVE_CUDA}, "
                  "tests ${THINWIRE_BUILD_TESTS}, sanitizers '${THINWIRE_SANITIZE}'")
 endfunction()

@@ -1,7 +1,8 @@
 # One flags target, linked by everything that thinwire builds and exported to nobody.
 add_library(thinwire_flags INTERFACE)
-target_compile_options(thinwire_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor
-                       $<$<BOOL:${THINWIRE_WERROR}>:-Werror>)
+target_compile_options(thinwire_flags INTERFACE
+  "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wpedantic;-Wshadow;-Wnon-virtual-dtor;$<$<BOOL:${THINWIRE_WERROR}>:-Werror>>"
+  "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>")
 if(THINWIRE_SANITIZE)
   target_compile_options(thinwire_flags INTERFACE -fsanitize=${THINWIRE_SANITIZE}
                          -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
