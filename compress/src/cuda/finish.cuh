@@ -1,0 +1,377 @@
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/error_ring.cuh"
+#include "cuda/launch.hpp"
+#include "cuda/unit.cuh"
+#include "thinwire/compress/cuda_coder.hpp"
+
+/// What the thread blocks of a verb do together: padding, digests, and the last one's work.
+namespace thinwire::compress::cuda {
+
+/// Orders what this thread block has done before what another does after it has seen it. Lighter
+/// than __threadfence, which is sequentially consistent.
+__device__ inline void fence() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+
+struct BlockShare {
+  std::uint64_t digests[warps_per_tile];
+  std::uint64_t digests_out[warps_per_tile];
+  std::uint32_t flags[warps_per_tile];
+  bool last;
+};
+
+/// Zeroes this thread block's share of the padding of shards [from, to); `slots` is that of `from`.
+__device__ inline void write_pads(const ByShard<PadRow>& pads, unsigned from, unsigned to,
+                                  std::byte* slots, std::uint64_t slot_bytes) {
+  for (unsigned i = pads.first[from] + blockIdx.x; i < pads.first[to]; i += gridDim.x) {
+    const PadRow pad = pads.rows[i];
+    std::byte* bytes = slots + (pad.shard - from) * slot_bytes + pad.byte;
+    for (unsigned at = threadIdx.x; at < pad.bytes; at += blockDim.x) bytes[at] = std::byte{0};
+  }
+}
+
+/// Adds this thread block's digests and flags to the call's; true in the last one to come, which
+/// then sees everything that the others wrote. `digest_out` goes to place_out.
+template <bool both = false>
+__device__ inline bool arrive_with(BlockShare& share, const VerbFrame& frame, unsigned place,
+                                   std::uint64_t digest, std::uint32_t flags,
+                                   std::uint64_t digest_out) {
+  const unsigned warp = threadIdx.x / 32;
+  digest = warp_sum(digest);
+  if constexpr (both) digest_out = warp_sum(digest_out);
+  flags = __reduce_or_sync(all_lanes, flags);
+  if (lane_id() == 0) {
+    share.digests[warp] = digest;
+    share.digests_out[warp] = digest_out;
+    share.flags[warp] = flags;
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    std::uint64_t all_digests = 0;
+    std::uint64_t all_out = 0;
+    std::uint32_t all_flags = 0;
+    for (int i = 0; i < warps_per_tile; ++i) {
+      all_digests += share.digests[i];
+      all_out += share.digests_out[i];
+      all_flags |= share.flags[i];
+    }
+    auto* digests = reinterpret_cast<unsigned long long*>(frame.gathered.digests);
+    atomicAdd(digests + place, static_cast<unsigned long long>(all_digests));
+    if (both) atomicAdd(digests + place_out, static_cast<unsigned long long>(all_out));
+    if (all_flags != 0) atomicOr(frame.gathered.flags + place, all_flags);
+    fence();
+    share.last = atomicAdd(frame.gathered.arrived, 1u) + 1 == frame.thread_blocks;
+    fence();
+  }
+  __syncthreads();
+  return share.last;
+}
+
+__device__ inline bool arrive(BlockShare& share, const VerbFrame& frame, unsigned place,
+                              std::uint64_t digest, std::uint32_t flags) {
+  return arrive_with<false>(share, frame, place, digest, flags, 0);
+}
+__device__ inline bool arrive(BlockShare& share, const VerbFrame& frame, unsigned place,
+                              std::uint64_t digest, std::uint32_t flags, std::uint64_t digest_out) {
+  return arrive_with<true>(share, frame, place, digest, flags, digest_out);
+}
+
+/// Takes what was gathered at a place and leaves zero. All lanes of a warp get it.
+__device__ inline std::uint64_t take_digest(const Gathered& gathered, unsigned place) {
+  const std::uint64_t digest = __ldcg(gathered.digests + place);
+  __syncwarp();
+  if (lane_id() == 0) gathered.digests[place] = 0;
+  return digest;
+}
+__device__ inline std::uint32_t take_flags(const Gathered& gathered, unsigned place) {
+  const std::uint32_t flags = __ldcg(gathered.flags + place);
+  __syncwarp();
+  if (lane_id() == 0) gathered.flags[place] = 0;
+  return flags;
+}
+
+/// Digest of a slot's seams, by a warp.
+__device__ inline std::uint64_t seam_digest(const ByShard<std::uint64_t>& seams, unsigned shard,
+                                            const std::byte* slot) {
+  std::uint64_t sum = 0;
+  const auto* words = reinterpret_cast<const std::uint32_t*>(slot + header_bytes);
+  for (unsigned i = seams.first[shard] + lane_id(); i < seams.first[shard + 1]; i += 32) {
+    const std::uint64_t index = seams.rows[i];
+    sum += digest_word(__ldcg(words + index), index);
+  }
+  return warp_sum(sum);
+}
+
+/// A header as four loads at once.
+__device__ inline SlotHeader load_header(const void* from) {
+  union {
+    uint4 parts[4];
+    SlotHeader header;
+  } result;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) result.parts[i] = __ldcg(static_cast<const uint4*>(from) + i);
+  return result.header;
+}
+
+/// Called by one lane.
+__device__ inline void write_header(const VerbFrame& frame, Phase phase, unsigned shard,
+                                    std::uint32_t flags, std::uint64_t checksum, std::byte* slot) {
+  SlotHeader header = load_header(&frame.chunk.headers[static_cast<int>(phase)][shard]);
+  header.flags = flags;
+  header.sequence = frame.step->sequence;
+  header.checksum = checksum;
+  union {
+    SlotHeader header;
+    uint4 parts[4];
+  } written{header};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) reinterpret_cast<uint4*>(slot)[i] = written.parts[i];
+}
+
+/// Compares the fields of a peer's header; records the first that is wrong. By one lane.
+__device__ inline bool check_fields(const VerbFrame& frame, const SlotHeader& expected_at, int peer,
+                                    const SlotHeader& found) {
+  const SlotHeader expected = load_header(&expected_at);
+  const std::uint64_t sequence = frame.step->sequence;
+  bool good = true;
+  const auto require = [&](SlotError code, std::uint64_t got, std::uint64_t wanted) {
+    if (!good || got == wanted) return;
+    good = false;
+    record_error(frame.errors, {.sequence = frame.step->sequence,
+                                .code = static_cast<std::uint32_t>(code),
+                                .peer = peer,
+                                .expected = wanted,
+                                .got = got});
+  };
+  require(SlotError::magic, found.magic, expected.magic);
+  require(SlotError::version, found.version, expected.version);
+  require(SlotError::operation, found.operation, expected.operation);
+  require(SlotError::codec, found.codec, expected.codec);
+  require(SlotError::dtype, found.dtype, expected.dtype);
+  require(SlotError::sequence, found.sequence, sequence);
+  require(SlotError::plan_id, found.plan_id, expected.plan_id);
+  require(SlotError::elements, found.elements, expected.elements);
+  require(SlotError::block, found.block, expected.block);
+  require(SlotError::payload_length, found.payload_length, expected.payload_length);
+  require(SlotError::unknown_flags, found.flags & ~(flag_non_finite | flag_zeroed), 0);
+  require(SlotError::reserved,
+          found.reserved0[0] | found.reserved0[1] | found.reserved0[2] | found.reserved1, 0);
+  return good;
+}
+
+__device__ inline void record_checksum(const VerbFrame& frame, int peer, std::uint64_t computed,
+                                       std::uint64_t said) {
+  record_error(frame.errors, {.sequence = frame.step->sequence,
+                              .code = static_cast<std::uint32_t>(SlotError::checksum),
+                              .peer = peer,
+                              .expected = computed,
+                              .got = said});
+}
+
+/// Sum over a whole thread block; every thread gets it.
+__device__ inline std::uint64_t block_sum(BlockShare& share, std::uint64_t value) {
+  value = warp_sum(value);
+  __syncthreads();
+  if (lane_id() == 0) share.digests[threadIdx.x / 32] = value;
+  __syncthreads();
+  std::uint64_t sum = 0;
+  for (int i = 0; i < warps_per_tile; ++i) sum += share.digests[i];
+  return sum;
+}
+
+/// Digest of a whole payload by a thread block; for the paths that nobody should take.
+__device__ inline std::uint64_t payload_digest(BlockShare& share, const std::byte* slot,
+                                               std::uint64_t length) {
+  const auto* words = reinterpret_cast<const std::uint32_t*>(slot + header_bytes);
+  std::uint64_t sum = 0;
+  for (std::uint64_t i = threadIdx.x; i < length / 4; i += blockDim.x) {
+    sum += digest_word(__ldcg(words + i), i);
+  }
+  return block_sum(share, sum);
+}
+
+__device__ inline void write_element(void* tensor, DType dtype, std::int64_t at, float value) {
+  if (dtype == DType::f32) {
+    static_cast<float*>(tensor)[at] = narrow<float>(value);
+  } else if (dtype == DType::f16) {
+    static_cast<Half*>(tensor)[at] = narrow<Half>(value);
+  } else {
+    static_cast<BFloat16*>(tensor)[at] = narrow<BFloat16>(value);
+  }
+}
+
+/// Makes a shard's elements of this chunk NaN; element i stands at out[i - origin]. Threads
+/// [first, first + count) of `count` together.
+__device__ inline void write_nan(const ChunkView& chunk, unsigned shard, void* out, DType dtype,
+                                 std::int64_t origin, int first, int count) {
+  for (unsigned p = 0; p < chunk.piece_count; ++p) {
+    const PieceRow& piece = chunk.pieces[p];
+    if (piece.shard != shard) continue;
+    for (std::int64_t i = first; i < piece.elements; i += count) {
+      write_element(out, dtype, piece.source - origin + i, __uint_as_float(canonical_nan_f32));
+    }
+  }
+}
+
+struct InputCheck {
+  std::uint32_t flags;  ///< of all peers
+  std::uint32_t bad;
+};
+
+/// Checks what N peers sent for a shard, by the last thread block. Their digests were added up
+/// together: only when the sum is wrong is it found out whose it is.
+__device__ inline InputCheck check_inputs(BlockShare& share, const VerbFrame& frame,
+                                          const Inputs& inputs, unsigned shard) {
+  __shared__ InputCheck check;
+  __shared__ unsigned long long said;
+  __shared__ unsigned long long computed;
+  const SlotHeader& expected = frame.chunk.headers[static_cast<int>(Phase::reduce)][shard];
+  const auto header_of = [&](int peer) -> const SlotHeader& {
+    return *reinterpret_cast<const SlotHeader*>(inputs.slots + peer * inputs.slot_bytes);
+  };
+  if (threadIdx.x == 0) {
+    check = {0, 0};
+    said = 0;
+    computed = __ldcg(frame.gathered.digests + place_in);
+    frame.gathered.digests[place_in] = 0;
+  }
+  __syncthreads();
+  for (int peer = static_cast<int>(threadIdx.x / 32); peer < inputs.ranks; peer += warps_per_tile) {
+    const std::byte* slot = inputs.slots + peer * inputs.slot_bytes;
+    const std::uint64_t seams =
+        seam_digest(frame.chunk.seams[static_cast<int>(Phase::reduce)], shard, slot);
+    if (lane_id() == 0) {
+      const SlotHeader header = load_header(slot);
+      atomicAdd(&computed, static_cast<unsigned long long>(seams));
+      atomicAdd(&said, static_cast<unsigned long long>(header.checksum));
+      atomicOr(&check.flags, header.flags);
+      if (!check_fields(frame, expected, peer, header)) atomicOr(&check.bad, 1u);
+    }
+  }
+  __syncthreads();
+  if (said != computed) {
+    for (int peer = 0; peer < inputs.ranks; ++peer) {
+      const std::uint64_t digest =
+          payload_digest(share, inputs.slots + peer * inputs.slot_bytes, expected.payload_length);
+      if (threadIdx.x == 0 && digest != header_of(peer).checksum) {
+        record_checksum(frame, peer, digest, header_of(peer).checksum);
+      }
+    }
+    if (threadIdx.x == 0) check.bad = 1;
+    __syncthreads();
+  }
+  if (check.bad != 0 && threadIdx.x == 0) frame.step->failed = 1;
+  return check;
+}
+
+/// Makes a slot that every rank decodes to NaN; returns the digest of its payload.
+__device__ inline std::uint64_t poison_slot(BlockShare& share, const VerbFrame& frame,
+                                            unsigned shard, std::byte* slot) {
+  const std::uint64_t length =
+      frame.chunk.headers[static_cast<int>(Phase::gather)][shard].payload_length;
+  std::byte* payload = slot + header_bytes;
+  for (std::uint64_t i = threadIdx.x; i < length; i += blockDim.x) payload[i] = std::byte{0};
+  __syncthreads();
+  const ByShard<PoisonRow>& poison = frame.chunk.poison;
+  for (unsigned p = poison.first[shard]; p < poison.first[shard + 1]; ++p) {
+    const PoisonRow row = poison.rows[p];
+    for (std::uint64_t i = threadIdx.x; i < row.bytes; i += blockDim.x) {
+      slot[row.byte + i] = static_cast<std::byte>(row.pattern >> (8 * (i % 4)));
+    }
+  }
+  __syncthreads();
+  return payload_digest(share, slot, length);
+}
+
+// ---- the last thread block of each verb ----
+
+static __device__ __noinline__ void finish_encode(const EncodeLaunch& launch) {
+  const VerbFrame& frame = launch.frame;
+  const std::uint64_t bytes = frame.chunk.slot_bytes[static_cast<int>(Phase::reduce)];
+  for (unsigned shard = threadIdx.x / 32; shard < frame.chunk.shards; shard += warps_per_tile) {
+    std::byte* slot = launch.slots + shard * bytes;
+    const std::uint64_t digest =
+        take_digest(frame.gathered, shard) +
+        seam_digest(frame.chunk.seams[static_cast<int>(Phase::reduce)], shard, slot);
+    const std::uint32_t flags = take_flags(frame.gathered, shard);
+    if (lane_id() == 0) write_header(frame, Phase::reduce, shard, flags, digest, slot);
+  }
+  if (threadIdx.x == 0) {
+    *frame.gathered.arrived = 0;
+    launch.state->worker_written = 1;
+  }
+}
+
+static __device__ __noinline__ void finish_reduce_encode(const ReduceEncodeLaunch& launch) {
+  __shared__ BlockShare share;
+  const VerbFrame& frame = launch.frame;
+  const InputCheck check = check_inputs(share, frame, launch.inputs, launch.shard);
+  std::uint32_t flags = check.flags;
+  std::uint64_t digest = 0;
+  if (check.bad != 0) {
+    digest = poison_slot(share, frame, launch.shard, launch.slot_out);
+    flags = flag_non_finite;
+    __syncthreads();
+  }
+  if (threadIdx.x >= 32) return;
+  const std::uint64_t gathered = take_digest(frame.gathered, place_out) +
+                                 seam_digest(frame.chunk.seams[static_cast<int>(Phase::gather)],
+                                             launch.shard, launch.slot_out);
+  const std::uint32_t own_flags = take_flags(frame.gathered, place_in);
+  if (check.bad == 0) {
+    digest = gathered;
+    flags |= own_flags;
+  }
+  if (lane_id() == 0) {
+    write_header(frame, Phase::gather, launch.shard, flags, digest, launch.slot_out);
+    *frame.gathered.arrived = 0;
+    launch.state->server_written = 1;
+  }
+}
+
+static __device__ __noinline__ void finish_reduce(const ReduceLaunch& launch) {
+  __shared__ BlockShare share;
+  const VerbFrame& frame = launch.frame;
+  const InputCheck check = check_inputs(share, frame, launch.inputs, launch.shard);
+  if (check.bad != 0) {
+    write_nan(frame.chunk, launch.shard, launch.out, launch.dtype, launch.out_origin,
+              static_cast<int>(threadIdx.x), threads_per_tile);
+  }
+  if (threadIdx.x == 0) {
+    atomicOr(&frame.step->flags, check.flags);
+    *frame.gathered.arrived = 0;
+  }
+}
+
+static __device__ __noinline__ void finish_decode(const DecodeLaunch& launch) {
+  const VerbFrame& frame = launch.frame;
+  const std::uint64_t bytes = frame.chunk.slot_bytes[static_cast<int>(Phase::gather)];
+  for (unsigned shard = threadIdx.x / 32; shard < frame.chunk.shards; shard += warps_per_tile) {
+    const std::byte* slot = launch.slots + shard * bytes;
+    const SlotHeader header = load_header(slot);
+    const std::uint64_t digest =
+        take_digest(frame.gathered, shard) +
+        seam_digest(frame.chunk.seams[static_cast<int>(Phase::gather)], shard, slot);
+    const std::uint32_t own_flags = take_flags(frame.gathered, shard);
+    bool good = true;
+    if (lane_id() == 0) {
+      const int peer = static_cast<int>(shard);
+      good = own_flags == 0 &&
+             check_fields(frame, frame.chunk.headers[static_cast<int>(Phase::gather)][shard], peer,
+                          header);
+      if (good && digest != header.checksum) {
+        record_checksum(frame, peer, digest, header.checksum);
+        good = false;
+      }
+      atomicOr(&frame.step->flags, header.flags & (flag_non_finite | flag_zeroed));
+      if (!good) frame.step->failed = 1;
+    }
+    if (!__all_sync(all_lanes, good)) {
+      write_nan(frame.chunk, shard, launch.gradients, launch.dtype, 0, lane_id(), 32);
+    }
+  }
+  if (threadIdx.x == 0) *frame.gathered.arrived = 0;
+}
+
+}  // namespace thinwire::compress::cuda

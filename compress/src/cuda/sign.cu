@@ -1,0 +1,11 @@
+#include "cuda/block_kernels.cuh"
+#include "cuda/sign.cuh"
+
+namespace thinwire::compress::cuda {
+
+const BlockLauncher& sign_launcher() {
+  static const BlockLauncherOf<Sign> launcher;
+  return launcher;
+}
+
+}  // namespace thinwire::compress::cuda

@@ -1,0 +1,180 @@
+#include "cuda/tables.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "block_rules.hpp"
+#include "run_layout.hpp"
+#include "thinwire/core/dtype.hpp"
+
+namespace thinwire::compress::cuda {
+namespace {
+
+constexpr std::int64_t most_pad_bytes = 4096;
+
+std::uint32_t narrow(std::size_t value) { return static_cast<std::uint32_t>(value); }
+
+std::size_t offset_of(const Run& run, Phase phase) {
+  return phase == Phase::reduce ? run.offset : run.offset_out;
+}
+
+/// Puts the pieces and tiles of one run behind those of the shards before it.
+void add_run(ChunkTables& tables, const Plan& plan, const Run& run, std::uint32_t shard,
+             std::int64_t units_per_tile, std::uint32_t& units) {
+  const Codec codec = plan.sections()[run.section].codec;
+  const std::int64_t units_before = units;
+  const std::size_t scales = run.offset;
+  const std::size_t values = run.offset + pad16(run.scale_bytes);
+  std::vector<TileRow> tiles;
+  for (const Piece& piece : run.pieces) {
+    PieceRow row{.source = piece.source,
+                 .residual = piece.residual,
+                 .server = piece.server,
+                 .elements = piece.elements,
+                 .scale_byte = scales + scale_bytes(codec, piece.first_block),
+                 .value_byte = values + piece.value_byte,
+                 .out_shift = static_cast<std::int64_t>(run.offset_out) -
+                              static_cast<std::int64_t>(run.offset),
+                 .first_unit = units,
+                 .shard = shard};
+    for (std::int64_t from = 0; from < piece.elements; from += unit_elements) {
+      if ((units - units_before) % units_per_tile == 0) {
+        tiles.push_back({.piece = narrow(tables.pieces.size()),
+                         .first_unit = units,
+                         .units = 0,
+                         .shard = shard,
+                         .value_end = 0,
+                         .position = piece.position + from});
+      }
+      const std::int64_t to = std::min(piece.elements, from + unit_elements);
+      tiles.back().units += 1;
+      tiles.back().value_end = row.value_byte + value_bytes(codec, to);
+      ++units;
+    }
+    tables.pieces.push_back(row);
+  }
+  tables.tiles.insert(tables.tiles.end(), tiles.begin(), tiles.end());
+}
+
+std::int64_t units_in_section(const Plan& plan, int chunk, std::uint32_t section) {
+  std::int64_t units = 0;
+  for (int shard = 0; shard < plan.ranks(); ++shard) {
+    for (const Run& run : plan.slot(shard, chunk).runs) {
+      if (run.section != section) continue;
+      for (const Piece& piece : run.pieces) units += ceil_div(piece.elements, unit_elements);
+    }
+  }
+  return units;
+}
+
+void add_section(ChunkTables& tables, const Plan& plan, int chunk, std::uint32_t section) {
+  SectionTiles tiles{.section = section, .first_tile = {narrow(tables.tiles.size())}};
+  std::uint32_t units = 0;
+  const std::int64_t units_per_tile = units_in_section(plan, chunk, section) < large_section_units
+                                          ? units_per_small_tile
+                                          : units_per_large_tile;
+  for (int shard = 0; shard < plan.ranks(); ++shard) {
+    for (const Run& run : plan.slot(shard, chunk).runs) {
+      if (run.section == section) {
+        add_run(tables, plan, run, static_cast<std::uint32_t>(shard), units_per_tile, units);
+      }
+    }
+    tiles.first_tile.push_back(narrow(tables.tiles.size()));
+  }
+  if (units == 0) return;
+  // A warp looks at this many rows from its tile's first.
+  PieceRow sentinel{};
+  sentinel.first_unit = std::numeric_limits<std::uint32_t>::max();
+  sentinel.shard = std::numeric_limits<std::uint32_t>::max();
+  tables.pieces.insert(tables.pieces.end(), units_per_large_tile, sentinel);
+  tables.sections.push_back(std::move(tiles));
+}
+
+void add_pad(RowsByShard<PadRow>& pads, std::size_t from, std::size_t to, std::uint32_t shard) {
+  for (; from < to;) {
+    const auto bytes = std::min<std::size_t>(to - from, most_pad_bytes);
+    pads.rows.push_back({.byte = from, .bytes = narrow(bytes), .shard = shard});
+    from += bytes;
+  }
+}
+
+/// Words of the payload, counted from behind the header, that overlap bytes [from, to) of the slot.
+void add_seam(RowsByShard<std::uint64_t>& seams, std::size_t from, std::size_t to) {
+  for (std::size_t byte = from / 4 * 4; byte < to; byte += 4) {
+    const std::uint64_t word = (byte - header_bytes) / 4;
+    if (seams.rows.size() > seams.first.back() && seams.rows.back() == word) continue;
+    seams.rows.push_back(word);
+  }
+}
+
+void add_poison(RowsByShard<PoisonRow>& poison, const Run& run, Codec codec) {
+  const std::size_t scales = run.offset_out;
+  const std::size_t values = scales + pad16(run.scale_bytes);
+  switch (codec) {
+    case Codec::sign:
+      return poison.rows.push_back({scales, run.scale_bytes, sign_non_finite_word});
+    case Codec::bf16:
+      return poison.rows.push_back({values, run.value_bytes, canonical_nan_bf16 * 0x10001ull});
+    case Codec::none:
+      return poison.rows.push_back({values, run.value_bytes, canonical_nan_f32});
+    case Codec::topk: {
+      const TopkParts parts{run.elements, run.entries_out};
+      const auto bytes = 4 * static_cast<std::size_t>(parts.blocks);
+      return poison.rows.push_back({scales, bytes, topk_non_finite});
+    }
+    default:
+      return poison.rows.push_back({scales, run.scale_bytes, canonical_nan_f32});
+  }
+}
+
+void add_slot(ChunkTables& tables, const Plan& plan, int chunk, int shard, Phase phase) {
+  const auto p = static_cast<std::size_t>(phase);
+  const auto row_shard = static_cast<std::uint32_t>(shard);
+  const Slot& slot = plan.slot(shard, chunk);
+  RowsByShard<PadRow>& pads = tables.pads[p];
+  RowsByShard<std::uint64_t>& seams = tables.seams[p];
+  for (const Run& run : slot.runs) {
+    const Codec codec = plan.sections()[run.section].codec;
+    if (phase == Phase::gather) add_poison(tables.poison, run, codec);
+    if (codec == Codec::topk) continue;  // its kernels write it whole
+    const std::size_t scales_end = offset_of(run, phase) + run.scale_bytes;
+    const std::size_t values = offset_of(run, phase) + pad16(run.scale_bytes);
+    add_pad(pads, scales_end, values, row_shard);
+    add_seam(seams, scales_end, values);
+    const auto tiles =
+        std::find_if(tables.sections.begin(), tables.sections.end(),
+                     [&](const SectionTiles& section) { return section.section == run.section; });
+    const std::size_t shift = offset_of(run, phase) - run.offset;
+    for (std::uint32_t tile = tiles->first_tile[row_shard]; tile < tiles->first_tile[row_shard + 1];
+         ++tile) {
+      const std::size_t end = tables.tiles[tile].value_end + shift;
+      if (end % 4 != 0) add_seam(seams, end, end + 1);
+    }
+    const std::size_t values_end = values + run.value_bytes;
+    add_pad(pads, values_end, values + pad16(run.value_bytes), row_shard);
+    add_seam(seams, values_end, values + pad16(run.value_bytes));
+  }
+  const std::size_t length = phase == Phase::reduce ? slot.length : slot.length_out;
+  add_pad(pads, header_bytes + length, plan.slot_bytes(chunk, phase), row_shard);
+  if (phase == Phase::gather) tables.poison.end_shard();
+  pads.end_shard();
+  seams.end_shard();
+  tables.headers[p].push_back(make_header(plan, shard, chunk, phase, 0, 0, 0));
+}
+
+}  // namespace
+
+ChunkTables build_tables(const Plan& plan, int chunk) {
+  ChunkTables tables;
+  for (std::uint32_t section = 0; section < plan.sections().size(); ++section) {
+    add_section(tables, plan, chunk, section);
+  }
+  for (const Phase phase : {Phase::reduce, Phase::gather}) {
+    for (int shard = 0; shard < plan.ranks(); ++shard) {
+      add_slot(tables, plan, chunk, shard, phase);
+    }
+  }
+  return tables;
+}
+
+}  // namespace thinwire::compress::cuda

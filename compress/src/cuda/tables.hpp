@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cuda/rows.hpp"
+#include "thinwire/compress/plan.hpp"
+
+namespace thinwire::compress::cuda {
+
+/// The tiles of one section in a chunk.
+struct SectionTiles {
+  std::uint32_t section;
+  std::vector<std::uint32_t> first_tile;  ///< by shard, and one past the end
+
+  std::uint32_t tiles() const { return first_tile.back() - first_tile.front(); }
+};
+
+template <typename Row>
+struct RowsByShard {
+  std::vector<Row> rows;
+  std::vector<std::uint32_t> first{0};
+
+  void end_shard() { first.push_back(static_cast<std::uint32_t>(rows.size())); }
+};
+
+/// The rows of one chunk on the host, built from the plan.
+struct ChunkTables {
+  std::vector<PieceRow> pieces;  ///< section by section, with sentinels after each
+  std::vector<TileRow> tiles;
+  std::vector<SectionTiles> sections;  ///< those with units in this chunk
+  RowsByShard<PadRow> pads[2];
+  RowsByShard<std::uint64_t> seams[2];
+  RowsByShard<PoisonRow> poison;
+  std::vector<SlotHeader> headers[2];
+};
+
+ChunkTables build_tables(const Plan& plan, int chunk);
+
+}  // namespace thinwire::compress::cuda
