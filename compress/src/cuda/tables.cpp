@@ -82,11 +82,11 @@ void add_section(ChunkTables& tables, const Plan& plan, int chunk, std::uint32_t
     tiles.first_tile.push_back(narrow(tables.tiles.size()));
   }
   if (units == 0) return;
-  // A warp looks at this many rows from its tile's first.
+  // A warp looks at 32 rows from its tile's first.
   PieceRow sentinel{};
   sentinel.first_unit = std::numeric_limits<std::uint32_t>::max();
   sentinel.shard = std::numeric_limits<std::uint32_t>::max();
-  tables.pieces.insert(tables.pieces.end(), units_per_large_tile, sentinel);
+  tables.pieces.insert(tables.pieces.end(), 32, sentinel);
   tables.sections.push_back(std::move(tiles));
 }
 
