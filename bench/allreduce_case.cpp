@@ -2,56 +2,15 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <bit>
 #include <chrono>
-#include <cstring>
 #include <functional>
-#include <vector>
 
+#include "allreduce_values.hpp"
 #include "thinwire/comm/compressed_allreduce.hpp"
-#include "thinwire/compress/header.hpp"
-#include "thinwire/compress/two_phase_reference.hpp"
-#include "thinwire/core/config.hpp"
 
 namespace thinwire::bench {
 namespace {
-
-using Bytes = std::vector<std::byte>;
-
-/// Roughly gaussian values that every rank can make for every other.
-float gradient_value(int rank, std::int64_t i) {
-  const std::uint64_t bits =
-      compress::mix64(static_cast<std::uint64_t>(i) << 8 | static_cast<std::uint64_t>(rank));
-  std::int32_t sum = 0;
-  for (int shift = 0; shift < 64; shift += 16) sum += static_cast<std::int16_t>(bits >> shift);
-  return static_cast<float>(sum) * 0x1p-17f;
-}
-
-/// Values whose mean over ranks is exact in every dtype: small integers, halves at most.
-float exact_value(int rank, std::int64_t i) { return static_cast<float>(i % 17 + rank); }
-float exact_mean(int ranks, std::int64_t i) {
-  return static_cast<float>(i % 17) + static_cast<float>(ranks - 1) / 2;
-}
-
-Bytes make_tensor(std::int64_t elements, DType dtype,
-                  const std::function<float(std::int64_t)>& value) {
-  Bytes bytes(static_cast<std::size_t>(elements) * size_of(dtype));
-  visit_dtype(dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    T* data = reinterpret_cast<T*>(bytes.data());
-    for (std::int64_t i = 0; i < elements; ++i) data[i] = from_float<T>(value(i));
-  });
-  return bytes;
-}
-
-std::int64_t count_different(const Bytes& a, const Bytes& b, std::size_t width) {
-  std::int64_t different = 0;
-  for (std::size_t i = 0; i < a.size(); i += width) {
-    different += std::memcmp(a.data() + i, b.data() + i, width) != 0;
-  }
-  return different;
-}
 
 /// Mean microseconds of `call` on the slowest rank.
 double time_calls(comm::Communicator& communicator, const Repeat& repeat,
@@ -68,46 +27,16 @@ double time_calls(comm::Communicator& communicator, const Repeat& repeat,
   return std::bit_cast<double>(slowest);
 }
 
-std::int64_t sum_over_ranks(comm::Communicator& communicator, std::int64_t value) {
-  std::int64_t sum = 0;
-  for (const auto& text :
-       communicator.control().all_gather(std::to_string(value), config().timeout)) {
-    sum += std::stoll(text);
-  }
-  return sum;
-}
-
-/// Bits of the first call on fresh residuals.
-Bytes expected_result(const compress::Plan& plan, int ranks, std::int64_t elements, DType dtype) {
-  if (plan.plain()) {
-    return make_tensor(elements, dtype, [&](std::int64_t i) { return exact_mean(ranks, i); });
-  }
-  std::vector<Bytes> inputs;
-  std::vector<ConstTensorView> views;
-  for (int rank = 0; rank < ranks; ++rank) {
-    inputs.push_back(
-        make_tensor(elements, dtype, [&](std::int64_t i) { return gradient_value(rank, i); }));
-    views.emplace_back(inputs.back().data(), elements, dtype);
-  }
-  Bytes out(inputs.front().size());
-  compress::TwoPhaseReference reference{plan};
-  reference.allreduce(views, {out.data(), elements, dtype}, {.sequence = 1});
-  return out;
-}
-
 }  // namespace
 
 Row measure_codec(comm::Communicator& communicator, const compress::CodecSpec& codec,
                   std::int64_t elements, DType dtype, const Settings& settings,
                   const Repeat& repeat) {
   const int ranks = communicator.size();
-  const int rank = communicator.rank();
   compress::Plan plan{{codec},
                       {{.parameter = "gradients", .length = elements}},
                       {.ranks = ranks, .dtype = dtype, .chunks = settings.chunks}};
-  const Bytes input = make_tensor(elements, dtype, [&](std::int64_t i) {
-    return plan.plain() ? exact_value(rank, i) : gradient_value(rank, i);
-  });
+  const Bytes input = make_input(plan, communicator.rank(), elements, dtype);
   Bytes gradients = input;
   const TensorView view{gradients.data(), elements, dtype};
   auto pool = std::make_shared<WorkerPool>(

@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "allreduce_case.hpp"
+#include "allreduce_table.hpp"
 #include "thinwire/comm/transports.hpp"
 
 namespace {
@@ -34,20 +35,6 @@ struct Options {
   bool peers = true;
   std::string json;
 };
-
-std::size_t parse_bytes(const std::string& text) {
-  std::size_t used = 0;
-  const double number = std::stod(text, &used);
-  const std::string unit = text.substr(used);
-  const double factor = unit.empty()  ? 1
-                        : unit == "K" ? 1024.
-                        : unit == "M" ? 1048576.
-                        : unit == "G" ? 1073741824.
-                                      : 0;
-  THINWIRE_EXPECTS(factor > 0 && number > 0, InvalidArgument,
-                   fmt::format("size '{}': give bytes, or a number with K, M or G", text));
-  return static_cast<std::size_t>(number * factor);
-}
 
 void add_options(CLI::App& app, Options& options) {
   app.add_option("-b,--minbytes", options.min_bytes, "smallest size")->capture_default_str();
@@ -85,35 +72,6 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("-J,--json", options.json, "write the rows to this file");
 }
 
-void print_head() {
-  std::cout << fmt::format("{:>12} {:>12} {:>6} {:>14} {:>12} {:>9} {:>9} {:>12} {:>7}\n", "bytes",
-                           "elements", "dtype", "codec", "time_us", "algbw", "busbw", "wire_bytes",
-                           "#wrong")
-            << fmt::format("{:>12} {:>12} {:>6} {:>14} {:>12} {:>9} {:>9} {:>12} {:>7}\n", "", "",
-                           "", "", "", "GB/s", "GB/s", "per rank", "");
-}
-
-void print_row(const bench::Row& row) {
-  std::cout << fmt::format("{:>12} {:>12} {:>6} {:>14} {:>12.1f} {:>9.3f} {:>9.3f} {:>12} {:>7}\n",
-                           row.bytes, row.elements, to_string(row.dtype), row.codec, row.time_us,
-                           row.algbw_gbs(), row.busbw_gbs(), row.wire_bytes,
-                           row.wrong < 0 ? "-" : std::to_string(row.wrong))
-            << std::flush;
-}
-
-nlohmann::json to_json(const bench::Row& row) {
-  return {{"codec", row.codec},
-          {"transport", row.transport},
-          {"ranks", row.ranks},
-          {"bytes", row.bytes},
-          {"dtype", to_string(row.dtype)},
-          {"time_us", row.time_us},
-          {"algbw_gbs", row.algbw_gbs()},
-          {"busbw_gbs", row.busbw_gbs()},
-          {"wire_bytes", row.wire_bytes},
-          {"wrong", row.wrong < 0 ? nlohmann::json{nullptr} : nlohmann::json(row.wrong)}};
-}
-
 void run_rank(comm::Communicator& communicator, const Options& options) {
   const bool speaks = communicator.rank() == 0;
   const DType dtype = parse_dtype(options.dtype);
@@ -122,18 +80,18 @@ void run_rank(comm::Communicator& communicator, const Options& options) {
     std::cout << fmt::format(
         "# thinwire bench_allreduce: {} ranks over {}, {} warm-up, {} timed calls\n",
         communicator.size(), communicator.transport(), options.warmup, options.iterations);
-    print_head();
+    bench::print_head();
   }
   bench::Settings settings = options.settings;
   settings.algorithm = comm::parse_algorithm(options.algorithm);
   const bench::Repeat repeat{options.warmup, options.iterations, options.check == 1};
   const auto emit = [&](const bench::Row& row) {
     if (!speaks) return;
-    print_row(row);
-    rows.push_back(to_json(row));
+    bench::print_row(row);
+    rows.push_back(bench::to_json(row));
   };
-  const std::size_t last = parse_bytes(options.max_bytes);
-  for (std::size_t bytes = parse_bytes(options.min_bytes); bytes <= last;
+  const std::size_t last = bench::parse_bytes(options.max_bytes);
+  for (std::size_t bytes = bench::parse_bytes(options.min_bytes); bytes <= last;
        bytes *= static_cast<std::size_t>(options.factor)) {
     const auto elements = static_cast<std::int64_t>(bytes / size_of(dtype));
     if (options.peers && communicator.transport() == "mpi" && dtype == DType::f32) {

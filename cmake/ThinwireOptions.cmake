@@ -66,8 +66,16 @@ if(NOT THINWIRE_WITH_CUDA STREQUAL "OFF")
   endif()
 endif()
 
+# NCCL's header needs CUDA's; the library itself is found at run time.
+set(THINWIRE_HAVE_NCCL OFF)
+if(THINWIRE_HAVE_CUDA)
+  thinwire_find(NCCL NCCL 2.18)
+elseif(THINWIRE_WITH_NCCL STREQUAL "ON")
+  message(FATAL_ERROR "THINWIRE_WITH_NCCL=ON needs CUDA")
+endif()
+
 function(thinwire_print_configuration)
   message(STATUS "thinwire ${PROJECT_VERSION}: ${CMAKE_BUILD_TYPE}, MPI ${THINWIRE_HAVE_MPI}, "
-                 "CUDA ${THINWIRE_HAVE_CUDA}, "
+                 "CUDA ${THINWIRE_HAVE_CUDA}, NCCL ${THINWIRE_HAVE_NCCL}, "
                  "tests ${THINWIRE_BUILD_TESTS}, sanitizers '${THINWIRE_SANITIZE}'")
 endfunction()

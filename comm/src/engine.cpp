@@ -10,6 +10,7 @@
 #include <thread>
 #include <utility>
 
+#include "exchange/algorithm.hpp"
 #include "exchange/bucket_exchange.hpp"
 #include "exchange/exchange_loop.hpp"
 #include "failure.hpp"
@@ -17,24 +18,6 @@
 #include "thinwire/core/config.hpp"
 
 namespace thinwire::comm {
-namespace {
-
-std::vector<compress::Plan> make_plans(const BucketLayout& layout, const EngineOptions& options,
-                                       int ranks) {
-  std::vector<compress::Plan> plans;
-  for (const Bucket& bucket : layout.buckets) {
-    plans.emplace_back(bucket.sections, bucket.spans,
-                       compress::PlanSettings{.ranks = ranks,
-                                              .operation = compress::Operation::allreduce,
-                                              .dtype = bucket.dtype,
-                                              .commit = options.commit,
-                                              .non_finite = options.non_finite,
-                                              .chunks = options.chunks});
-  }
-  return plans;
-}
-
-}  // namespace
 
 struct Engine::Impl {
   /// Where a bucket is within the step.
@@ -160,7 +143,11 @@ struct Engine::Impl {
 Engine::Engine(Communicator& communicator, BucketLayout layout, EngineOptions options) {
   std::vector<compress::Plan> plans;
   try {
-    plans = make_plans(layout, options, communicator.size());
+    plans = make_plans(layout,
+                       {.commit = options.commit,
+                        .non_finite = options.non_finite,
+                        .chunks = options.chunks},
+                       communicator.size());
   } catch (const std::exception& error) {
     communicator.abort(error.what());  // the others wait for this rank's plans
     throw;

@@ -5,20 +5,11 @@
 #include <utility>
 
 #include "../stopwatch.hpp"
+#include "algorithm.hpp"
 #include "fold_back.hpp"
 #include "thinwire/core/log.hpp"
 
 namespace thinwire::comm {
-namespace {
-
-/// The all-gather sends every rank's selection to every rank: fewer bytes than the two-phase way
-/// only for two ranks, where it also saves an exchange and the second selection.
-bool sparse_is_no_larger(const compress::Plan& plan) {
-  const auto ranks = static_cast<std::uint64_t>(plan.ranks());
-  return (ranks - 1) * plan.payload_bytes(compress::Phase::reduce) <= plan.wire_bytes();
-}
-
-}  // namespace
 
 BucketExchange::BucketExchange(const ExchangeParts& parts, compress::Plan plan, int shard)
     : lanes_{parts.lanes}, plan_{std::move(plan)}, state_{plan_, shard, parts.memory} {}
@@ -86,20 +77,14 @@ void BucketExchange::take_back() noexcept {
 std::unique_ptr<BucketExchange> make_exchange(const ExchangeParts& parts, compress::Plan plan,
                                               Algorithm algorithm) {
   if (plan.plain()) return make_plain_exchange(parts, std::move(plan));
-  switch (algorithm) {
+  switch (choose_algorithm(plan, algorithm)) {
     case Algorithm::sparse:
       return make_sparse_exchange(parts, std::move(plan));
     case Algorithm::summable:
       return make_summable_exchange(parts, std::move(plan));
-    case Algorithm::automatic:
-      if (plan.header_codec() == compress::Codec::topk && sparse_is_no_larger(plan)) {
-        return make_sparse_exchange(parts, std::move(plan));
-      }
-      [[fallthrough]];
-    case Algorithm::two_phase:
+    default:
       return make_two_phase_exchange(parts, std::move(plan));
   }
-  throw InvalidArgument{"unknown algorithm"};
 }
 
 }  // namespace thinwire::comm

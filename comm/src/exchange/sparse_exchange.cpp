@@ -1,18 +1,12 @@
 #include <cstring>
 
+#include "algorithm.hpp"
 #include "bucket_exchange.hpp"
 
 namespace thinwire::comm {
 namespace {
 
 using compress::Phase;
-
-/// The same plan without an owner's step, and so without a server residual.
-compress::Plan without_server(const compress::Plan& plan) {
-  compress::PlanSettings settings = plan.settings();
-  settings.operation = compress::Operation::all_gather;
-  return {plan.sections(), plan.spans(), settings};
-}
 
 /// Every rank's selection goes to every rank, which adds them in rank order. One exchange of
 /// (N - 1) N slots and no server step, so no server residual: output = mean of what was sent.
@@ -23,13 +17,7 @@ class SparseExchange final : public BucketExchange {
         coder_{compress::make_host_coder(plan_, parts.pool)},
         sent_{parts.memory, plan_.payload_bytes(Phase::reduce), "payload"},
         received_{parts.memory, plan_.payload_bytes(Phase::reduce) * ranks(), "payload"},
-        of_shard_{parts.memory, plan_.payload_bytes(Phase::reduce), "payload"} {
-    for (const auto& section : plan_.sections()) {
-      THINWIRE_EXPECTS(
-          section.codec == compress::Codec::topk, InvalidArgument,
-          "the sparse algorithm carries topk alone, not " + compress::to_string(section));
-    }
-  }
+        of_shard_{parts.memory, plan_.payload_bytes(Phase::reduce), "payload"} {}
 
  private:
   // A topk plan has one chunk.

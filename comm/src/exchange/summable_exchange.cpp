@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "algorithm.hpp"
 #include "bucket_exchange.hpp"
 #include "joined_work.hpp"
 #include "thinwire/compress/header.hpp"
@@ -13,15 +14,6 @@ namespace {
 
 using compress::Phase;
 
-/// The same spans as one shard without an owner's step: its slot is the bf16 values of the bucket.
-compress::Plan whole_plan(const compress::Plan& plan) {
-  compress::PlanSettings settings = plan.settings();
-  settings.ranks = 1;
-  settings.chunks = 1;
-  settings.operation = compress::Operation::all_gather;
-  return {plan.sections(), plan.spans(), settings};
-}
-
 /// A bucket of bf16 whose payload the transport itself adds up: one exchange of ring size, no
 /// server step. An allreduce would add up a header, so agreement is proved beside it: the maximum
 /// over ranks of (d, ~d), d the digest of plan and call, is (d, ~d) only if every rank gave the
@@ -29,17 +21,11 @@ compress::Plan whole_plan(const compress::Plan& plan) {
 class SummableExchange final : public BucketExchange {
  public:
   SummableExchange(const ExchangeParts& parts, const compress::Plan& plan)
-      : BucketExchange{parts, whole_plan(plan), 0},
+      : BucketExchange{parts, as_one_shard(plan), 0},
         coder_{compress::make_host_coder(plan_, parts.pool)},
         mine_{parts.memory, plan_.payload_bytes(Phase::reduce), "payload"},
         mean_{parts.memory, plan_.payload_bytes(Phase::reduce), "payload"},
-        plan_id_{plan.id()} {
-    for (const auto& section : plan_.sections()) {
-      THINWIRE_EXPECTS(
-          section.codec == compress::Codec::bf16, InvalidArgument,
-          "the summable algorithm carries bf16 alone, not " + compress::to_string(section));
-    }
-  }
+        plan_id_{plan.id()} {}
 
  private:
   // One chunk: the transport cuts the payload by itself.

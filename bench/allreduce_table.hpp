@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+#include "thinwire/core/dtype.hpp"
+
+/// The table that allreduce benchmarks print, in the manner of nccl-tests.
+namespace thinwire::bench {
+
+/// One line of the table. Times are the slowest rank's mean over the timed calls.
+struct Row {
+  std::string codec;
+  std::string transport;
+  int ranks = 1;
+  std::size_t bytes = 0;  ///< uncompressed, of one rank's gradients
+  std::int64_t elements = 0;
+  DType dtype = DType::f32;
+  double time_us = 0;
+  std::uint64_t wire_bytes = 0;  ///< sent by rank 0 in one call
+  std::int64_t wrong = -1;       ///< elements with other bits than the reference; -1: not checked
+
+  double algbw_gbs() const { return static_cast<double>(bytes) / time_us * 1e-3; }
+  double busbw_gbs() const { return algbw_gbs() * 2 * (ranks - 1) / ranks; }
+};
+
+/// "64M" in bytes; units K, M and G are powers of 1024. Throws InvalidArgument.
+std::size_t parse_bytes(const std::string& text);
+
+void print_head();
+void print_row(const Row& row);
+nlohmann::json to_json(const Row& row);
+
+}  // namespace thinwire::bench
