@@ -7,6 +7,7 @@
 
 #include "fake_nccl.hpp"
 #include "nccl/nccl_communicator.hpp"
+#include "thinwire/comm/cuda_engine.hpp"
 #include "thinwire/comm/transports.hpp"
 #include "thinwire/core/error.hpp"
 
@@ -274,6 +275,29 @@ TEST_F(NcclSessions, WrongArguments_AreRefusedAndHarmNothing) {
     EXPECT_THROW(communicator.broadcast(a.view(), ranks), InvalidArgument);
     EXPECT_THROW(communicator.send(a.view(), -1), InvalidArgument);
     communicator.barrier()->wait(patience);
+  });
+}
+
+TEST_F(NcclSessions, PlansThatDiffer_AreCaughtBeforeDataMoves) {
+  run([&](Communicator& communicator) {
+    const int rank = communicator.rank();
+    const int before = gpus.rank(rank).operations;
+    const std::vector<Parameter> parameters{{"w", {rank == 2 ? 101 : 100}}};
+    const auto layout = make_buckets(parameters, 1 << 20, one_codec(compress::parse_codec("sign")));
+    try {
+      const CudaEngine engine{communicator, layout};
+      ADD_FAILURE() << "rank " << rank << " did not see that plans differ";
+    } catch (const MismatchError& error) {
+      EXPECT_THAT(error.what(), HasSubstr("100"));
+      EXPECT_THAT(error.what(), HasSubstr("101"));
+    }
+    EXPECT_EQ(gpus.rank(rank).operations, before);
+  });
+}
+
+TEST_F(NcclSessions, EngineOnAnotherTransport_IsRefused) {
+  run_ranks(1, [](Communicator& communicator) {
+    EXPECT_THROW((CudaEngine{communicator, BucketLayout{}}), InvalidArgument);
   });
 }
 
