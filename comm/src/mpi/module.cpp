@@ -19,7 +19,7 @@ std::unique_ptr<Communicator> make_communicator(const MpiOptions& options) {
                    fmt::format("MpiOptions: chunk_bytes is {}; it must be from {} to {}",
                                options.chunk_bytes, sizeof(float), largest));
   const auto timeout = config().timeout;
-  MpiRuntime::get();  // initialises MPI
+  MpiRuntime::get(options.one_thread ? MPI_THREAD_FUNNELED : MPI_THREAD_MULTIPLE);
   auto communicator = std::make_unique<PointToPointCommunicator>(
       make_mpi_endpoint(MPI_COMM_WORLD, options.chunk_bytes, timeout));
   set_log_rank(communicator->rank());

@@ -20,29 +20,45 @@ bool is_finalised() {
 
 }  // namespace
 
-MpiRuntime& MpiRuntime::get() {
-  static auto& instance = *new MpiRuntime;  // outlives whatever runs at exit
+MpiRuntime& MpiRuntime::get(int level) {
+  static auto& instance = *new MpiRuntime{level};  // outlives whatever runs at exit
   return instance;
 }
 
-MpiRuntime::MpiRuntime() {
+MpiRuntime::MpiRuntime(int level) {
   int initialised = 0;
-  int level = MPI_THREAD_SINGLE;
   MPI_Initialized(&initialised);
   if (is_finalised()) throw TransportError{"MPI has been finalised; it cannot be used again"};
   if (initialised != 0) {
-    MPI_Query_thread(&level);
-  } else {
-    expect_success("MPI_Init_thread",
-                   MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &level));
-    std::atexit(finalise_at_exit);
+    MPI_Query_thread(&level_);
+    return;
   }
-  serialise_ = level < MPI_THREAD_MULTIPLE;
+  thread_ = std::make_unique<MpiThread>();
+  expect_success("MPI_Init_thread",
+                 thread_->call([&] { return MPI_Init_thread(nullptr, nullptr, level, &level_); }));
+  std::atexit(finalise_at_exit);
 }
 
 void MpiRuntime::finalise_at_exit() {
   auto& mpi = get();
-  if (!mpi.aborted_ && mpi.usable()) MPI_Finalize();
+  if (!mpi.aborted_ && mpi.usable()) mpi.thread_->call(MPI_Finalize);
+  mpi.thread_.reset();
+}
+
+int MpiRuntime::call_in_turn(const char* name, const std::function<int()>& function) {
+  if (level_ == MPI_THREAD_SERIALIZED) {
+    const std::scoped_lock turn{turn_};
+    return function();
+  }
+  if (thread_) return thread_->call(function);
+  int is_main = 0;
+  MPI_Is_thread_main(&is_main);
+  THINWIRE_EXPECTS(is_main != 0, TransportError,
+                   fmt::format("{}: the application has initialised MPI for one thread only, and "
+                               "this is another; initialise it with MPI_THREAD_SERIALIZED or "
+                               "MPI_THREAD_MULTIPLE, or let thinwire do it",
+                               name));
+  return function();
 }
 
 void MpiRuntime::expect_success(const char* name, int code) const {

@@ -4,21 +4,26 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
+#include <memory>
 #include <mutex>
 #include <string_view>
 
+#include "mpi_thread.hpp"
+
 namespace thinwire::comm {
 
-/// MPI in this process, and the one place through which thinwire calls it: here calls are
-/// serialised if MPI cannot take several threads, and every return code is looked at. None of the
-/// calls that go through here once a communicator stands blocks (MPI_Comm_split excepted).
+/// MPI in this process, and the one place through which thinwire calls it: here calls come to the
+/// threads that MPI accepts them from, and every return code is looked at. None of the calls that
+/// go through here once a communicator stands blocks (MPI_Comm_split excepted).
 ///
 /// Thread-safe.
 class MpiRuntime {
  public:
   /// Initialises MPI at the first call, unless the application has; then it is finalised at exit,
   /// but not after an abort: MPI_Finalize waits for all ranks.
-  static MpiRuntime& get();
+  /// `level`: the thread support to ask for.
+  static MpiRuntime& get(int level = MPI_THREAD_MULTIPLE);
 
   /// Calls an MPI function; throws TransportError with MPI's own words if it fails.
   template <typename Function, typename... Arguments>
@@ -30,9 +35,8 @@ class MpiRuntime {
   template <typename Function, typename... Arguments>
   int call_raw(const char* name, Function* function, Arguments... arguments) {
     expect_usable(name);
-    std::unique_lock lock{mutex_, std::defer_lock};
-    if (serialise_) lock.lock();
-    return function(arguments...);
+    if (level_ == MPI_THREAD_MULTIPLE) return function(arguments...);
+    return call_in_turn(name, [&] { return function(arguments...); });
   }
 
   void expect_success(const char* name, int code) const;
@@ -48,12 +52,14 @@ class MpiRuntime {
   bool usable() noexcept;
 
  private:
-  MpiRuntime();
+  explicit MpiRuntime(int level);
+  int call_in_turn(const char* name, const std::function<int()>& function);
   static void finalise_at_exit();
   void expect_usable(const char* name) const;
 
-  bool serialise_ = true;
-  std::mutex mutex_;
+  int level_ = MPI_THREAD_SINGLE;  // what MPI gives
+  std::mutex turn_;
+  std::unique_ptr<MpiThread> thread_;  // null if the application has initialised MPI
   std::atomic<bool> aborted_{false};
   std::atomic<bool> frozen_{false};
 };

@@ -19,6 +19,10 @@ void run_ranks(int ranks, const std::function<void(Communicator&)>& body);
 struct MpiOptions {
   /// Longer messages are cut; equal on all ranks; from 4 to 2^30.
   std::size_t chunk_bytes = std::size_t{1} << 30;
+
+  /// Asks MPI for MPI_THREAD_FUNNELED and no more, to see how thinwire does where that is all there
+  /// is: a thread of its own makes all calls. Counts at the first communicator only.
+  bool one_thread = false;
 };
 
 /// MPI_COMM_WORLD, duplicated. Initialises MPI if the caller has not (MPI_THREAD_MULTIPLE where
