@@ -10,6 +10,7 @@ endforeach()
 option(THINWIRE_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
 option(THINWIRE_BUILD_EXAMPLES "Build the examples" ${PROJECT_IS_TOP_LEVEL})
 option(THINWIRE_BUILD_BENCH "Build the benchmarks" ${PROJECT_IS_TOP_LEVEL})
+option(THINWIRE_BUILD_FUZZERS "Build the fuzz targets instead of the tests; needs clang (preset fuzz)" OFF)
 option(THINWIRE_WERROR "Treat warnings as errors" OFF)
 set(THINWIRE_SANITIZE "" CACHE STRING "Sanitizers for every target, e.g. address,undefined")
 

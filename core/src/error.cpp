@@ -32,12 +32,11 @@ TransportError::TransportError(const std::string& message, int peer_)
 
 namespace detail {
 
-std::string with_location(std::string_view message, const std::source_location& where) {
-  std::string_view file = where.file_name();
+std::string with_location(std::string_view message, std::string_view file, int line) {
   if (const auto slash = file.rfind('/'); slash != std::string_view::npos) {
     file.remove_prefix(slash + 1);
   }
-  return fmt::format("{} ({}:{})", message, file, where.line());
+  return fmt::format("{} ({}:{})", message, file, line);
 }
 
 }  // namespace detail

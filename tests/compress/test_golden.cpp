@@ -8,6 +8,7 @@
 #include <set>
 
 #include "golden/golden_cases.hpp"
+#include "host_parity.hpp"
 
 namespace thinwire::compress {
 namespace {
@@ -21,14 +22,24 @@ std::vector<std::byte> read_file(const std::filesystem::path& path) {
   return bytes;
 }
 
-TEST(Golden, ReferenceCoder_EveryCase_WritesTheGoldenBytes) {
+void expect_golden(const test::CoderFactory& make_coder) {
   const std::filesystem::path directory{THINWIRE_GOLDEN_DIR};
-  const auto files = test::golden_files(make_reference_coder);
-  for (const auto& [name, bytes] : files) {
+  for (const auto& [name, bytes] : test::golden_files(make_coder)) {
     const auto golden = read_file(directory / name);
     ASSERT_EQ(bytes.size(), golden.size()) << name;
     const auto differs = std::mismatch(bytes.begin(), bytes.end(), golden.begin()).first;
     EXPECT_EQ(differs, bytes.end()) << name << " differs at byte " << differs - bytes.begin();
+  }
+}
+
+TEST(Golden, ReferenceCoder_EveryCase_WritesTheGoldenBytes) { expect_golden(make_reference_coder); }
+
+TEST(Golden, HostCoder_EveryCaseAndTarget_WritesTheGoldenBytes) {
+  const auto pool = std::make_shared<WorkerPool>(2);
+  for (const std::string& target : simd_targets()) {
+    SCOPED_TRACE(target);
+    const test::ForcedTarget forced{target};
+    expect_golden([&](const Plan& plan) { return make_host_coder(plan, pool); });
   }
 }
 

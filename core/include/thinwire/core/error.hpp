@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <source_location>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -87,7 +86,8 @@ class AbortedError : public TransportError {
 
 namespace detail {
 /// "message (file:line)": the place stands last, so that the reason is read first.
-std::string with_location(std::string_view message, const std::source_location& where);
+/// (std::source_location would do, but clang has it from 15 on only.)
+std::string with_location(std::string_view message, std::string_view file, int line);
 }  // namespace detail
 
 /// Throws `ErrorType` unless `condition`; the message is only built when it fails.
@@ -101,8 +101,8 @@ std::string with_location(std::string_view message, const std::source_location& 
 #define THINWIRE_ASSERT(condition)                                                                \
   do {                                                                                            \
     if (!(condition)) [[unlikely]]                                                                \
-      throw std::logic_error{::thinwire::detail::with_location("thinwire defect: " #condition,    \
-                                                               std::source_location::current())}; \
+      throw std::logic_error{                                                                     \
+          ::thinwire::detail::with_location("thinwire defect: " #condition, __FILE__, __LINE__)}; \
   } while (false)
 
 }  // namespace thinwire
