@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #if defined(__x86_64__) || defined(__i386__)
@@ -13,12 +14,21 @@ namespace thinwire::compress {
 /// change these modes (torch.set_flush_denormal, fast-math libraries) and threads inherit them.
 class FpEnvironment {
  public:
-  FpEnvironment() : saved_{read()} { write(ieee); }
-  ~FpEnvironment() { write(saved_); }
+  FpEnvironment() : saved_{read()} {
+    write(ieee);
+    keep_order();
+  }
+  ~FpEnvironment() {
+    keep_order();
+    write(saved_);
+  }
   FpEnvironment(const FpEnvironment&) = delete;
   FpEnvironment& operator=(const FpEnvironment&) = delete;
 
  private:
+  /// Compilers do not know that arithmetic depends on the modes; no load or store passes here.
+  static void keep_order() { std::atomic_signal_fence(std::memory_order_seq_cst); }
+
 #if defined(__x86_64__) || defined(__i386__)
   static constexpr std::uint64_t ieee = 0x1F80;  // MXCSR at reset: all exceptions masked
   static std::uint64_t read() { return _mm_getcsr(); }
