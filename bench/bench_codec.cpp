@@ -1,0 +1,209 @@
+// Time of the verbs beside what the memory of this machine can do:
+//   bench_codec --codec sign,int8 --op encode,decode --elements 100000000 --threads 1,2 -J out.json
+// floor_ms = B * n / R: B bytes an element must move, R the rate of the fastest pass e += g that
+// also stores n / 8 bytes. floor_share = floor_ms / time_ms.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "bench_codec_case.hpp"
+#include "bench_codec_floor.hpp"
+#include "thinwire/compress/coder.hpp"
+#include "thinwire/core/error.hpp"
+
+namespace {
+
+using namespace thinwire;
+using bench::CodecCase;
+using bench::CodecTimes;
+using compress::Codec;
+using compress::Commit;
+using compress::Feedback;
+
+/// Lists; every combination that makes sense is a row.
+struct Options {
+  std::vector<std::string> codecs{"sign", "int8", "int4", "fp16", "bf16", "topk:0.01"};
+  std::vector<std::string> ops{"encode", "reduce_encode", "decode"};
+  std::vector<std::string> dtypes{"f32"};
+  std::string device = "cpu";
+  std::vector<std::int64_t> elements{10'000'000};
+  std::vector<int> ranks{4};
+  std::vector<int> threads{1};
+  std::vector<bool> feedback;
+  std::vector<std::string> commits{"in_place"};
+  std::vector<std::string> targets{"best"};
+  std::vector<std::string> data{"gaussian"};
+  std::vector<bool> aligned{true};
+  int repetitions = 9;
+  std::string json;
+};
+
+void add_options(CLI::App& app, Options& options) {
+  const auto list = [&](const char* name, auto& values, const char* help) {
+    return app.add_option(name, values, help)->delimiter(',')->capture_default_str();
+  };
+  list("--codec", options.codecs, "codecs, as parse_codec takes them");
+  list("--op", options.ops, "encode, reduce_encode, decode")
+      ->check(CLI::IsMember({"encode", "reduce_encode", "decode"}));
+  list("--dtype", options.dtypes, "of the gradients: f32, f16, bf16");
+  app.add_option("--device", options.device, "cpu")->capture_default_str();
+  list("--elements", options.elements, "n; for reduce_encode of the one shard")
+      ->check(CLI::PositiveNumber);
+  list("--ranks", options.ranks, "shards, and payloads that are added")->check(CLI::Range(1, 1024));
+  list("--threads", options.threads, "codec threads")->check(CLI::PositiveNumber);
+  list("--ef", options.feedback, "true, false; default: as the codec has it");
+  list("--commit", options.commits, "in_place, double")
+      ->check(CLI::IsMember({"in_place", "double"}));
+  list("--target", options.targets, "SIMD targets; best: the best of this machine");
+  list("--data", options.data, "gaussian, scaled, constant")
+      ->check(CLI::IsMember({"gaussian", "scaled", "constant"}));
+  list("--aligned", options.aligned, "true, false: gradients one element off");
+  app.add_option("-n,--repetitions", options.repetitions, "interleaved repetitions; medians count")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("-J,--json", options.json, "write the rows to this file");
+}
+
+/// With the feedback that the list asks for, or the codec's own if the list is empty.
+std::vector<compress::CodecSpec> specs_of(const Options& options) {
+  std::vector<compress::CodecSpec> specs;
+  for (const std::string& name : options.codecs) {
+    compress::CodecSpec spec = compress::parse_codec(name);
+    THINWIRE_EXPECTS(spec.codec != Codec::none, InvalidArgument,
+                     "codec none is the plain path: there is nothing to measure");
+    if (options.feedback.empty()) specs.push_back(spec);
+    for (const bool ef : options.feedback) {
+      spec.feedback = ef ? Feedback::ef : Feedback::none;
+      specs.push_back(spec);
+    }
+  }
+  return specs;
+}
+
+std::vector<CodecCase> cases_of(const Options& options) {
+  std::vector<CodecCase> cases;
+  CodecCase wanted;
+  for (const auto& spec : specs_of(options))
+    for (const auto& op : options.ops)
+      for (const auto& dtype : options.dtypes)
+        for (const auto elements : options.elements)
+          for (const int ranks : options.ranks)
+            for (const int threads : options.threads)
+              for (const auto& commit : options.commits)
+                for (const auto& target : options.targets)
+                  for (const auto& data : options.data)
+                    for (const bool aligned : options.aligned) {
+                      cases.push_back(
+                          {spec, op, parse_dtype(dtype), elements, ranks, threads,
+                           commit == "double" ? Commit::double_buffered : Commit::in_place,
+                           target == "best" ? compress::simd_targets().front() : target, data,
+                           aligned});
+                    }
+  return cases;
+}
+
+/// The codec without its feedback, which has a column of its own.
+std::string codec_name(compress::CodecSpec spec) {
+  spec.feedback =
+      compress::parse_codec(to_string(spec.codec) == "topk" ? "topk:0.5"
+                                                            : std::string{to_string(spec.codec)})
+          .feedback;
+  return to_string(spec);
+}
+
+std::string commit_name(Commit commit) {
+  return commit == Commit::in_place ? "in_place" : "double";
+}
+
+double floor_ms(const CodecCase& wanted, const CodecTimes& times) {
+  return bench::floor_bytes(wanted) / bench::floor_pass_bytes * times.rmw_ms;
+}
+
+void print_head() {
+  std::cout << fmt::format(
+      "{:>12} {:>13} {:>5} {:>10} {:>5} {:>3} {:>5} {:>8} {:>6} {:>8} {:>5} "
+      "{:>9} {:>7} {:>9} {:>6} {:>9}\n",
+      "codec", "op", "dtype", "elements", "ranks", "thr", "ef", "commit", "target", "data", "align",
+      "time_ms", "GB/s", "floor_ms", "share", "memcpy_ms");
+}
+
+void print_row(const CodecCase& wanted, const CodecTimes& times) {
+  const double floor = floor_ms(wanted, times);
+  const double gbs =
+      bench::floor_bytes(wanted) * static_cast<double>(wanted.elements) / times.time_ms * 1e-6;
+  std::cout << fmt::format(
+                   "{:>12} {:>13} {:>5} {:>10} {:>5} {:>3} {:>5} {:>8} {:>6} {:>8} {:>5} {:>9.3f} "
+                   "{:>7.2f} {:>9.3f} {:>6.3f} {:>9.3f}\n",
+                   codec_name(wanted.spec), wanted.op, to_string(wanted.dtype), wanted.elements,
+                   wanted.ranks, wanted.threads, wanted.spec.feedback == Feedback::ef,
+                   commit_name(wanted.commit), wanted.target, wanted.data, wanted.aligned,
+                   times.time_ms, gbs, floor, floor / times.time_ms, times.memcpy_ms)
+            << std::flush;
+}
+
+nlohmann::json to_json(const CodecCase& wanted, const CodecTimes& times) {
+  const double floor = floor_ms(wanted, times);
+  return {{"codec", codec_name(wanted.spec)},
+          {"op", wanted.op},
+          {"dtype", to_string(wanted.dtype)},
+          {"device", "cpu"},
+          {"elements", wanted.elements},
+          {"ranks", wanted.ranks},
+          {"threads", wanted.threads},
+          {"ef", wanted.spec.feedback == Feedback::ef},
+          {"commit", commit_name(wanted.commit)},
+          {"target", wanted.target},
+          {"data", wanted.data},
+          {"aligned", wanted.aligned},
+          {"floor", "rmw"},
+          {"time_ms", times.time_ms},
+          {"floor_ms", floor},
+          {"floor_share", floor / times.time_ms}};
+}
+
+void run(const Options& options) {
+  THINWIRE_EXPECTS(options.device == "cpu", InvalidArgument,
+                   fmt::format("device '{}': only cpu can be measured", options.device));
+  std::cout << fmt::format(
+      "# thinwire bench_codec: medians of {} interleaved repetitions; floor rmw: e += g and n/8 "
+      "bytes\n",
+      options.repetitions);
+  print_head();
+  nlohmann::json rows = nlohmann::json::array();
+  for (const CodecCase& wanted : cases_of(options)) {
+    const CodecTimes times = bench::measure(wanted, options.repetitions);
+    print_row(wanted, times);
+    rows.push_back(to_json(wanted, times));
+    if (wanted.spec.codec == Codec::topk && wanted.op == "encode") {
+      const double other = bench::nth_element_ms(wanted, 3);
+      std::cout << fmt::format(
+                       "{:>12} std::nth_element on |x|, the faster order: {:.1f} ms, {:.1f} "
+                       "times as long\n",
+                       "", other, other / times.time_ms)
+                << std::flush;
+    }
+  }
+  if (options.json.empty()) return;
+  std::ofstream file{options.json};
+  file << rows.dump(2) << '\n';
+  THINWIRE_EXPECTS(file.good(), IoError, fmt::format("cannot write '{}'", options.json));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  CLI::App app{"Codecs beside the floor that memory sets"};
+  add_options(app, options);
+  CLI11_PARSE(app, argc, argv);
+  try {
+    run(options);
+  } catch (const std::exception& error) {
+    std::cerr << "bench_codec: " << error.what() << '\n';
+    return 1;
+  }
+  return 0;
+}

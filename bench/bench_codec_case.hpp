@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "thinwire/compress/codec_spec.hpp"
+#include "thinwire/compress/plan.hpp"
+#include "thinwire/core/dtype.hpp"
+
+/// One measurement of bench_codec.
+namespace thinwire::bench {
+
+struct CodecCase {
+  compress::CodecSpec spec;
+  std::string op;             ///< encode, reduce_encode or decode
+  DType dtype = DType::f32;   ///< of the gradients
+  std::int64_t elements = 0;  ///< of all shards together; of the one shard for reduce_encode
+  int ranks = 1;
+  int threads = 1;
+  compress::Commit commit = compress::Commit::in_place;  ///< of the worker residual
+  std::string target;                                    ///< SIMD target
+  std::string data;     ///< gaussian, scaled (parameters of different scale) or constant
+  bool aligned = true;  ///< gradients at a multiple of 64 bytes, else one element further
+};
+
+/// Medians of interleaved repetitions.
+struct CodecTimes {
+  double time_ms = 0;
+  double rmw_ms = 0;     ///< the fastest floor pass over as many elements, same buffers
+  double memcpy_ms = 0;  ///< of 4 bytes an element
+};
+
+/// Bytes that an element must move through memory, write-allocate left out.
+double floor_bytes(const CodecCase& wanted);
+
+CodecTimes measure(const CodecCase& wanted, int repetitions);
+
+/// std::nth_element on |x| for the k of `wanted`, the faster of both orders.
+double nth_element_ms(const CodecCase& wanted, int repetitions);
+
+}  // namespace thinwire::bench
