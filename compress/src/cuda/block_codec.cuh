@@ -48,7 +48,7 @@ __device__ __forceinline__ void store_row(T* first, int elements, int row,
 #pragma unroll
     for (int column = 0; column < columns; ++column) {
       const int at = Map::element(row, column);
-      if (at < elements) first[at] = values[column];
+      if (Map::whole || at < elements) first[at] = values[column];
     }
   }
 }

@@ -49,7 +49,7 @@ __device__ __forceinline__ void store_residual(const ResidualPlace& place, int e
 #pragma unroll
     for (int column = 0; column < columns; ++column) {
       const int at = Map::element(row, column);
-      if (at >= elements) continue;
+      if (!Map::whole && at >= elements) continue;
       if ((coded >> Map::group(row, column) & 1u) != 0) {
         place.next[at] = left[row][column];
       } else if (!in_place) {
@@ -81,10 +81,12 @@ __device__ __forceinline__ void add_residual(const ResidualPlace& residual, int 
   for_each<Map>([&](int row, int column) { x[row][column] += e[row][column]; });
 }
 
-__device__ inline ResidualPlace residual_place(const ResidualVersions& versions, std::uint32_t now,
-                                               std::int64_t first) {
+__device__ inline ResidualPlace versions_of(const ResidualVersions& versions, std::uint32_t now) {
+  return {versions.base[now], versions.base[now ^ 1u]};
+}
+__device__ inline ResidualPlace residual_place(const ResidualPlace& versions, std::int64_t first) {
   if (first < 0) return {nullptr, nullptr};
-  return {versions.base[now] + first, versions.base[now ^ 1u] + first};
+  return {versions.committed + first, versions.next + first};
 }
 
 /// Words at the ends of units whose last bytes another warp wrote: digested once all have.
@@ -133,19 +135,27 @@ __device__ __forceinline__ bool is_packed(const Unit& unit, std::uint64_t value_
 
 // ---- encode ----
 
+/// What is looked up once a thread block.
+struct WorkerValues {
+  ResidualPlace versions;
+  float inv_scale;
+
+  __device__ explicit WorkerValues(const EncodeLaunch& launch)
+      : versions{versions_of(launch.worker, launch.state->worker_version)},
+        inv_scale{scale_or_one(launch.inv_scale)} {}
+};
+
 template <typename Codec, typename Map, typename T>
-__device__ __forceinline__ Coded encode_unit(const EncodeLaunch& launch, const Unit& unit,
-                                             std::byte* slot) {
+__device__ __forceinline__ Coded encode_unit(const EncodeLaunch& launch, const WorkerValues& worker,
+                                             const Unit& unit, std::byte* slot) {
   const T* first = static_cast<const T*>(launch.gradients) + unit.source;
-  const ResidualPlace residual =
-      residual_place(launch.worker, launch.state->worker_version, unit.residual);
-  const float inv = scale_or_one(launch.inv_scale);
+  const ResidualPlace residual = residual_place(worker.versions, unit.residual);
   Tile x;
   read_elements<Map>(first, unit.elements, x);
   const std::uint32_t live = live_groups<Map>(x);
   for_each<Map>([&](int row, int column) {
-    x[row][column] *= inv;
-    if (!Map::vectors && Map::element(row, column) >= unit.elements) x[row][column] = 0.0f;
+    x[row][column] *= worker.inv_scale;
+    if (!Map::whole && Map::element(row, column) >= unit.elements) x[row][column] = 0.0f;
   });
   add_residual<Map>(residual, unit.elements, x);
   const UnitTarget to{slot,          unit.scale_byte, unit.value_byte,
@@ -160,15 +170,30 @@ template <typename Codec, typename T>
 __device__ __noinline__ Coded encode_uneven_tile(const EncodeLaunch& launch, const TileWalk& walk,
                                                  std::byte* slot) {
   Coded sum;
+  const WorkerValues worker{launch};
   for (unsigned k = threadIdx.x / 32; !walk.done(k); k += warps_per_tile) {
     const Unit unit = walk.unit<Codec>(k);
     if (is_packed<Codec>(unit, unit.value_byte, static_cast<const T*>(launch.gradients))) {
-      sum += encode_unit<Codec, Packed, T>(launch, unit, slot);
+      sum += encode_unit<Codec, Packed, T>(launch, worker, unit, slot);
     } else {
-      sum += encode_unit<Codec, Strided, T>(launch, unit, slot);
+      sum += encode_unit<Codec, Strided, T>(launch, worker, unit, slot);
     }
   }
   sum.digest += crossing_words<Codec>(walk, false, slot);
+  return sum;
+}
+
+template <typename Codec, typename Map, typename T>
+__device__ __forceinline__ Coded encode_even_tile(const EncodeLaunch& launch, const TileWalk& walk,
+                                                  Unit unit, std::byte* slot) {
+  Coded sum;
+  const WorkerValues worker{launch};
+  advance<Codec>(unit, threadIdx.x / 32);
+  for (unsigned k = threadIdx.x / 32; !walk.done(k); k += warps_per_tile) {
+    sum += encode_unit<Codec, Map, T>(launch, worker, unit, slot);
+    advance<Codec>(unit, warps_per_tile);
+  }
+  if constexpr (!Map::vectors) sum.digest += crossing_words<Codec>(walk, false, slot);
   return sum;
 }
 
@@ -182,70 +207,73 @@ __global__ void __launch_bounds__(threads_per_tile, encode_tiles_per_sm)
   std::byte* slot = launch.slots + tile.shard * slot_bytes;
   const TileWalk walk{frame.chunk, tile};
   Coded coded;
-  Unit unit = walk.unit<Codec>(0);
-  if (walk.is_even() &&
-      is_packed<Codec>(unit, unit.value_byte, static_cast<const T*>(launch.gradients))) {
-    advance<Codec>(unit, threadIdx.x / 32);
-    for (unsigned k = threadIdx.x / 32; !walk.done(k); k += warps_per_tile) {
-      coded += encode_unit<Codec, Packed, T>(launch, unit, slot);
-      advance<Codec>(unit, warps_per_tile);
-    }
-  } else {
+  const Unit first = walk.unit<Codec>(0);
+  const bool even = walk.is_even();
+  const bool packed =
+      even && is_packed<Codec>(first, first.value_byte, static_cast<const T*>(launch.gradients));
+  if (packed) {
+    coded = encode_even_tile<Codec, Packed, T>(launch, walk, first, slot);
+  } else if (!even) {
     coded = encode_uneven_tile<Codec, T>(launch, walk, slot);
+  } else {
+    coded = encode_even_tile<Codec, StridedWhole, T>(launch, walk, first, slot);
   }
+  bool shares_bytes = Codec::may_cross && !packed;
   if (launch.writes_pads) {
-    write_pads(frame.chunk.pads[static_cast<int>(Phase::reduce)], 0, frame.chunk.shards,
-               launch.slots, slot_bytes);
+    shares_bytes |= write_pads(frame.chunk.pads[static_cast<int>(Phase::reduce)], 0,
+                               frame.chunk.shards, launch.slots, slot_bytes);
   }
-  if (arrive(share, frame, tile.shard, coded.digest, coded.flags)) finish_encode(launch);
+  const Arrival arrival{tile.shard,   tile.way,    frame.chunk.tiles_of[tile.shard],
+                        coded.digest, coded.flags, shares_bytes};
+  if (arrive(share, frame, arrival)) finish_encode(launch);
 }
 
 // ---- reduce ----
+
+/// Adds `count` peers from `first` on, whose bytes are loaded together.
+template <typename Codec, typename Map, int count>
+__device__ __forceinline__ void add_peers(const Inputs& inputs, int first, const Unit& unit,
+                                          Tile& sum, std::uint64_t& digest) {
+  typename Codec::template Raw<Map> raws[count];
+  const auto source = [&](int i) -> UnitSource {
+    return {inputs.slots + (first + i) * inputs.slot_bytes, unit.scale_byte, unit.value_byte,
+            unit.tile_end, unit.elements};
+  };
+#pragma unroll
+  for (int i = 0; i < count; ++i) raws[i] = Codec::template load<Map>(source(i));
+#pragma unroll
+  for (int i = 0; i < count; ++i) {
+    Codec::template read<Map>(raws[i], source(i), digest,
+                              [&](int row, int column, float v) { sum[row][column] += v; });
+  }
+}
 
 /// The sum of the peers in rank order, from +0, times 1 / N.
 template <typename Codec, typename Map>
 __device__ __forceinline__ void average(const Inputs& inputs, const Unit& unit, Tile& mean,
                                         std::uint64_t& digest) {
   for_each<Map>([&](int row, int column) { mean[row][column] = 0.0f; });
-  constexpr int batch = Codec::peers_at_once;
-  for (int first = 0; first < inputs.ranks; first += batch) {
-    typename Codec::template Raw<Map> raws[batch];
-    const auto source = [&](int i) -> UnitSource {
-      return {inputs.slots + (first + i) * inputs.slot_bytes, unit.scale_byte, unit.value_byte,
-              unit.tile_end, unit.elements};
-    };
-#pragma unroll
-    for (int i = 0; i < batch; ++i) {
-      if (first + i < inputs.ranks) raws[i] = Codec::template load<Map>(source(i));
-    }
-#pragma unroll
-    for (int i = 0; i < batch; ++i) {
-      if (first + i >= inputs.ranks) break;
-      Codec::template read<Map>(raws[i], source(i), digest,
-                                [&](int row, int column, float v) { mean[row][column] += v; });
-    }
+  int peer = 0;
+  for (; peer + Codec::peers_at_once <= inputs.ranks; peer += Codec::peers_at_once) {
+    add_peers<Codec, Map, Codec::peers_at_once>(inputs, peer, unit, mean, digest);
   }
+  for (; peer < inputs.ranks; ++peer) add_peers<Codec, Map, 1>(inputs, peer, unit, mean, digest);
   for_each<Map>([&](int row, int column) {
     // Padding of a slot may decode to anything.
-    const bool exists = Map::vectors || Map::element(row, column) < unit.elements;
+    const bool exists = Map::whole || Map::element(row, column) < unit.elements;
     mean[row][column] = exists ? mean[row][column] * inputs.one_over_ranks : 0.0f;
   });
 }
 
 template <typename Codec, typename Map>
 __device__ __forceinline__ Coded reduce_encode_unit(const ReduceEncodeLaunch& launch,
-                                                    const Unit& unit) {
+                                                    const ResidualPlace& server, const Unit& unit) {
   Coded coded;
-  const ResidualPlace residual =
-      residual_place(launch.server, launch.state->server_version, unit.server);
-  Tile e;
-  if (residual.committed != nullptr) read_elements<Map>(residual.committed, unit.elements, e);
+  const ResidualPlace residual = residual_place(server, unit.server);
   Tile x;
   average<Codec, Map>(launch.inputs, unit, x, coded.digest_in);
   const std::uint32_t live = live_groups<Map>(x);
-  if (residual.committed != nullptr) {
-    for_each<Map>([&](int row, int column) { x[row][column] += e[row][column]; });
-  }
+  add_residual<Map>(residual, unit.elements, x);
   const UnitTarget to{launch.slot_out,
                       unit.scale_byte + unit.out_shift,
                       unit.value_byte + unit.out_shift,
@@ -256,16 +284,33 @@ __device__ __forceinline__ Coded reduce_encode_unit(const ReduceEncodeLaunch& la
   return coded;
 }
 
+__device__ __forceinline__ void prefetch_line(const void* line) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
+}
+
+/// Brings what a later unit of the warp will read near, without a register: a whole unit's residual
+/// is a line a lane.
+__device__ __forceinline__ void prefetch_owner_unit(const ReduceEncodeLaunch& launch,
+                                                    const ResidualPlace& server, const Unit& unit) {
+  if (unit.server >= 0) prefetch_line(server.committed + unit.server + 32 * lane_id());
+  if (lane_id() < launch.inputs.ranks) {
+    const std::byte* slot = launch.inputs.slots + lane_id() * launch.inputs.slot_bytes;
+    prefetch_line(slot + unit.value_byte);
+    prefetch_line(slot + unit.scale_byte);
+  }
+}
+
 template <typename Codec>
 __device__ __noinline__ Coded reduce_encode_uneven_tile(const ReduceEncodeLaunch& launch,
                                                         const TileWalk& walk) {
   Coded sum;
+  const ResidualPlace server = versions_of(launch.server, launch.state->server_version);
   for (unsigned k = threadIdx.x / 32; !walk.done(k); k += warps_per_tile) {
     const Unit unit = walk.unit<Codec>(k);
     if (is_packed<Codec>(unit, unit.value_byte)) {
-      sum += reduce_encode_unit<Codec, Packed>(launch, unit);
+      sum += reduce_encode_unit<Codec, Packed>(launch, server, unit);
     } else {
-      sum += reduce_encode_unit<Codec, Strided>(launch, unit);
+      sum += reduce_encode_unit<Codec, Strided>(launch, server, unit);
     }
   }
   sum.digest += crossing_words<Codec>(walk, true, launch.slot_out);
@@ -277,14 +322,18 @@ __global__ void __launch_bounds__(threads_per_tile, reduce_tiles_per_sm)
     reduce_encode_kernel(const __grid_constant__ ReduceEncodeLaunch launch) {
   __shared__ BlockShare share;
   const VerbFrame& frame = launch.frame;
-  const TileWalk walk{frame.chunk, frame.chunk.tiles[launch.first_tile + blockIdx.x]};
+  const TileRow tile = frame.chunk.tiles[launch.first_tile + blockIdx.x];
+  const TileWalk walk{frame.chunk, tile};
   Coded coded;
   Unit unit = walk.unit<Codec>(0);
   if (walk.is_even() && is_packed<Codec>(unit, unit.value_byte)) {
+    const ResidualPlace server = versions_of(launch.server, launch.state->server_version);
     advance<Codec>(unit, threadIdx.x / 32);
     for (unsigned k = threadIdx.x / 32; !walk.done(k); k += warps_per_tile) {
-      coded += reduce_encode_unit<Codec, Packed>(launch, unit);
+      const Unit now = unit;
       advance<Codec>(unit, warps_per_tile);
+      if (!walk.done(k + warps_per_tile)) prefetch_owner_unit(launch, server, unit);
+      coded += reduce_encode_unit<Codec, Packed>(launch, server, now);
     }
   } else {
     coded = reduce_encode_uneven_tile<Codec>(launch, walk);
@@ -293,9 +342,10 @@ __global__ void __launch_bounds__(threads_per_tile, reduce_tiles_per_sm)
     write_pads(frame.chunk.pads[static_cast<int>(Phase::gather)], launch.shard, launch.shard + 1,
                launch.slot_out, 0);
   }
-  if (arrive(share, frame, place_in, coded.digest_in, coded.flags, coded.digest)) {
-    finish_reduce_encode(launch);
-  }
+  // When a peer's slot is refused, the last one overwrites what all wrote.
+  const Arrival arrival{place_in,        tile.way,    frame.chunk.tiles_of[launch.shard],
+                        coded.digest_in, coded.flags, true};
+  if (arrive<true>(share, frame, arrival, coded.digest)) finish_reduce_encode(launch);
 }
 
 /// For reduce-scatter: the dtype is looked up as values are stored.
@@ -319,7 +369,8 @@ __global__ void __launch_bounds__(threads_per_tile, reduce_tiles_per_sm)
       write_element(launch.out, launch.dtype, first + at, mean[row][column] * out_scale);
     });
   }
-  if (arrive(share, frame, place_in, digest, 0)) finish_reduce(launch);
+  const Arrival arrival{place_in, tile.way, frame.chunk.tiles_of[launch.shard], digest, 0, true};
+  if (arrive(share, frame, arrival)) finish_reduce(launch);
 }
 
 // ---- decode ----
@@ -350,7 +401,6 @@ __device__ __noinline__ std::uint64_t decode_uneven_tile(const DecodeLaunch& lau
   return digest;
 }
 
-/// The bytes of the next unit are on their way while one is written.
 template <typename Codec, typename T>
 __device__ __forceinline__ std::uint64_t decode_even_tile(const DecodeLaunch& launch,
                                                           const TileWalk& walk, Unit unit,
@@ -358,20 +408,14 @@ __device__ __forceinline__ std::uint64_t decode_even_tile(const DecodeLaunch& la
   const float out_scale = scale_or_one(launch.out_scale);
   std::uint64_t digest = 0;
   unsigned k = threadIdx.x / 32;
-  if (walk.done(k)) return 0;
   advance<Codec>(unit, threadIdx.x / 32);
-  auto raw = Codec::template load<Packed>(gathered_source(unit, slot));
-  for (;;) {
-    const Unit now = unit;
-    const auto raw_now = raw;
-    k += warps_per_tile;
+  for (; !walk.done(k); k += warps_per_tile) {
+    const UnitSource from = gathered_source(unit, slot);
+    Codec::template decode<Packed>(Codec::template load<Packed>(from), from, digest, out_scale,
+                                   static_cast<T*>(launch.gradients) + unit.source);
     advance<Codec>(unit, warps_per_tile);
-    const bool last = walk.done(k);
-    if (!last) raw = Codec::template load<Packed>(gathered_source(unit, slot));
-    Codec::template decode<Packed>(raw_now, gathered_source(now, slot), digest, out_scale,
-                                   static_cast<T*>(launch.gradients) + now.source);
-    if (last) return digest;
   }
+  return digest;
 }
 
 template <typename Codec, typename T>
@@ -389,7 +433,8 @@ __global__ void __launch_bounds__(threads_per_tile, decode_tiles_per_sm)
                                          static_cast<const T*>(launch.gradients))
           ? decode_even_tile<Codec, T>(launch, walk, unit, slot)
           : decode_uneven_tile<Codec, T>(launch, walk, slot);
-  if (arrive(share, frame, tile.shard, digest, 0)) finish_decode(launch);
+  const Arrival arrival{tile.shard, tile.way, frame.chunk.tiles_of[tile.shard], digest, 0, true};
+  if (arrive(share, frame, arrival)) finish_decode(launch);
 }
 
 // ---- launches ----

@@ -58,7 +58,7 @@ struct Cast {
 #pragma unroll
         for (int column = 0; column < columns; ++column) {
           const int at = Map::element(row, column);
-          if (at < to.elements) first[at] = words[column];
+          if ((Map::whole || at < to.elements)) first[at] = words[column];
         }
       }
     }

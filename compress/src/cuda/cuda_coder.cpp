@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <numeric>
+#include <optional>
 #include <string_view>
 
 #include "coder_checks.hpp"
@@ -60,13 +62,16 @@ struct CudaCoder::Impl {
   CudaStep* step;
   ErrorRing::DeviceHandle errors;
 
-  VerbFrame frame(int chunk, Verb verb, std::uint32_t thread_blocks) const {
-    const DeviceChunk& tables = device.chunk(chunk);
+  /// `shard`: an owner's; all of them for the other verbs.
+  VerbFrame frame(int chunk, Verb verb, std::optional<int> shard = {}) const {
+    const DeviceChunk& tables = device.chunk(chunk, verb);
+    const std::uint32_t ways = shard ? tables.ways[static_cast<std::size_t>(*shard)]
+                                     : std::accumulate(tables.ways.begin(), tables.ways.end(), 0u);
     return {.chunk = tables.view,
-            .gathered = tables.gathered[static_cast<int>(verb)],
+            .gathered = tables.gathered,
             .step = step->device_block(),
             .errors = errors,
-            .thread_blocks = thread_blocks};
+            .ways = ways};
   }
 
   const CodecSpec& spec_of(const SectionTiles& section) const {
@@ -85,11 +90,11 @@ struct CudaCoder::Impl {
             .one_over_ranks = 1.0f / static_cast<float>(plan->ranks())};
   }
 
-  /// Calls body(section, first tile, tiles) for the sections that have tiles of a shard.
+  /// Calls body(section, first tile, tiles) for the sections that have tiles of an owner's shard.
   template <typename Body>
   std::uint32_t for_each_section(int chunk, int shard, Body body) const {
     std::uint32_t total = 0;
-    for (const SectionTiles& section : device.chunk(chunk).sections) {
+    for (const SectionTiles& section : device.chunk(chunk, Verb::reduce).sections) {
       const auto at = static_cast<std::size_t>(shard);
       const std::uint32_t tiles = section.first_tile[at + 1] - section.first_tile[at];
       if (tiles != 0) body(section, section.first_tile[at], tiles);
@@ -122,8 +127,8 @@ void CudaCoder::encode(int chunk, ConstTensorView gradients, CudaState& state, c
   check_device_slots("encode", slots, static_cast<std::size_t>(plan.ranks()),
                      plan.slot_bytes(chunk, Phase::reduce));
 
-  const DeviceChunk& tables = impl_->device.chunk(chunk);
-  EncodeLaunch launch{.frame = impl_->frame(chunk, Verb::encode, tables.tiles),
+  const DeviceChunk& tables = impl_->device.chunk(chunk, Verb::encode);
+  EncodeLaunch launch{.frame = impl_->frame(chunk, Verb::encode),
                       .gradients = gradients.data,
                       .inv_scale = call.inv_scale,
                       .worker = {{state.worker_version(0), state.worker_version(1)}},
@@ -152,7 +157,7 @@ void CudaCoder::reduce_encode(int chunk, ConstByteView slots, CudaState& state,
   check_device_slots("reduce_encode", slot_out, 1, plan.slot_bytes(chunk, Phase::gather));
 
   const std::uint32_t all_tiles = impl_->tiles_of(chunk, state.shard());
-  ReduceEncodeLaunch launch{.frame = impl_->frame(chunk, Verb::reduce, all_tiles),
+  ReduceEncodeLaunch launch{.frame = impl_->frame(chunk, Verb::reduce, state.shard()),
                             .inputs = impl_->inputs(chunk, slots),
                             .server = {{state.server_version(0), state.server_version(1)}},
                             .state = state.device_row(),
@@ -180,8 +185,8 @@ void CudaCoder::decode(int chunk, ConstByteView slots, const CudaCall& call, Ten
   check_device_slots("decode", slots, static_cast<std::size_t>(plan.ranks()),
                      plan.slot_bytes(chunk, Phase::gather));
 
-  const DeviceChunk& tables = impl_->device.chunk(chunk);
-  DecodeLaunch launch{.frame = impl_->frame(chunk, Verb::decode, tables.tiles),
+  const DeviceChunk& tables = impl_->device.chunk(chunk, Verb::decode);
+  DecodeLaunch launch{.frame = impl_->frame(chunk, Verb::decode),
                       .slots = slots.data,
                       .out_scale = call.out_scale,
                       .gradients = gradients.data,
@@ -204,7 +209,7 @@ void CudaCoder::reduce(int chunk, ConstByteView slots, int shard, const CudaCall
                      plan.slot_bytes(chunk, Phase::reduce));
 
   const std::uint32_t all_tiles = impl_->tiles_of(chunk, shard);
-  ReduceLaunch launch{.frame = impl_->frame(chunk, Verb::reduce, all_tiles),
+  ReduceLaunch launch{.frame = impl_->frame(chunk, Verb::reduce, shard),
                       .inputs = impl_->inputs(chunk, slots),
                       .out_scale = call.out_scale,
                       .out = out.data,

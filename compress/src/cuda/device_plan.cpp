@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "cuda/try.hpp"
@@ -53,13 +54,15 @@ DeviceChunk lay_out(const ChunkTables& tables, const Plan& plan, int chunk, Imag
   view.shards = static_cast<std::uint32_t>(plan.ranks());
   // An owner's step has two places, however few the shards are.
   const auto places = std::max<std::size_t>(2, static_cast<std::size_t>(plan.ranks()));
-  for (Gathered& gathered : result.gathered) {
-    gathered.arrived = image.put(std::vector<std::uint32_t>(1));
-    gathered.digests = image.put(std::vector<std::uint64_t>(places));
-    gathered.flags = image.put(std::vector<std::uint32_t>(places));
-  }
+  result.gathered = {.arrived = image.put(std::vector<std::uint32_t>(1)),
+                     .digests = image.put(std::vector<std::uint64_t>(way_words * ways * places)),
+                     .flags = image.put(std::vector<std::uint32_t>(places))};
   result.sections = tables.sections;
   result.tiles = static_cast<std::uint32_t>(tables.tiles.size());
+  view.tiles_of = image.put(tables.tiles_of);
+  for (const std::uint32_t tiles_of_shard : tables.tiles_of) {
+    result.ways.push_back(std::min(tiles_of_shard, ways));
+  }
   return result;
 }
 
@@ -68,16 +71,18 @@ DeviceChunk lay_out(const ChunkTables& tables, const Plan& plan, int chunk, Imag
 DevicePlan::DevicePlan(const Plan& plan, const std::shared_ptr<MemoryResource>& memory,
                        StreamView stream) {
   for (int chunk = 0; chunk < plan.chunks(); ++chunk) {
-    const ChunkTables tables = build_tables(plan, chunk);
-    Image sizes{nullptr};
-    lay_out(tables, plan, chunk, sizes);
-    buffers_.push_back(Buffer{memory, sizes.bytes().size(), "tables"});
-    Image image{buffers_.back().data()};
-    chunks_.push_back(lay_out(tables, plan, chunk, image));
-    THINWIRE_CUDA_TRY(cudaMemcpyAsync(buffers_.back().data(), image.bytes().data(),
-                                      image.bytes().size(), cudaMemcpyHostToDevice,
-                                      stream.handle()));
-    THINWIRE_CUDA_TRY(cudaStreamSynchronize(stream.handle()));
+    for (const Verb verb : {Verb::encode, Verb::reduce, Verb::decode}) {
+      const ChunkTables tables = build_tables(plan, chunk, verb);
+      Image sizes{nullptr};
+      lay_out(tables, plan, chunk, sizes);
+      buffers_.push_back(Buffer{memory, sizes.bytes().size(), "tables"});
+      Image image{buffers_.back().data()};
+      chunks_.push_back(lay_out(tables, plan, chunk, image));
+      THINWIRE_CUDA_TRY(cudaMemcpyAsync(buffers_.back().data(), image.bytes().data(),
+                                        image.bytes().size(), cudaMemcpyHostToDevice,
+                                        stream.handle()));
+      THINWIRE_CUDA_TRY(cudaStreamSynchronize(stream.handle()));
+    }
   }
 }
 

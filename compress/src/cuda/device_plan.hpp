@@ -10,16 +10,13 @@
 
 namespace thinwire::compress::cuda {
 
-/// The verbs that gather digests on their own.
-enum class Verb : int { encode = 0, reduce = 1, decode = 2 };
-constexpr int verbs = 3;
-
-/// One chunk's tables in device memory.
+/// The tables of one chunk and verb in device memory.
 struct DeviceChunk {
   ChunkView view;
-  Gathered gathered[verbs];
+  Gathered gathered;
   std::vector<SectionTiles> sections;
   std::uint32_t tiles = 0;
+  std::vector<std::uint32_t> ways;  ///< of gathering, by shard
 };
 
 /// A plan's tables in device memory. Immutable but for what Gathered points to.
@@ -28,11 +25,13 @@ class DevicePlan {
   /// Blocks. Throws OutOfMemory or CudaError.
   DevicePlan(const Plan& plan, const std::shared_ptr<MemoryResource>& memory, StreamView stream);
 
-  const DeviceChunk& chunk(int chunk) const { return chunks_[static_cast<std::size_t>(chunk)]; }
+  const DeviceChunk& chunk(int chunk, Verb verb) const {
+    return chunks_[static_cast<std::size_t>(chunk * verbs + static_cast<int>(verb))];
+  }
   std::size_t bytes() const;
 
  private:
-  std::vector<DeviceChunk> chunks_;
+  std::vector<DeviceChunk> chunks_;  // [chunk * verbs + verb]
   std::vector<Buffer> buffers_;
 };
 

@@ -22,31 +22,86 @@ struct BlockShare {
 };
 
 /// Zeroes this thread block's share of the padding of shards [from, to); `slots` is that of `from`.
-__device__ inline void write_pads(const ByShard<PadRow>& pads, unsigned from, unsigned to,
+/// True if there was any.
+__device__ inline bool write_pads(const ByShard<PadRow>& pads, unsigned from, unsigned to,
                                   std::byte* slots, std::uint64_t slot_bytes) {
-  for (unsigned i = pads.first[from] + blockIdx.x; i < pads.first[to]; i += gridDim.x) {
+  const unsigned first = pads.first[from] + blockIdx.x;
+  for (unsigned i = first; i < pads.first[to]; i += gridDim.x) {
     const PadRow pad = pads.rows[i];
     std::byte* bytes = slots + (pad.shard - from) * slot_bytes + pad.byte;
     for (unsigned at = threadIdx.x; at < pad.bytes; at += blockDim.x) bytes[at] = std::byte{0};
   }
+  return first < pads.first[to];
 }
 
-/// Adds this thread block's digests and flags to the call's; true in the last one to come, which
-/// then sees everything that the others wrote. `digest_out` goes to place_out.
-template <bool both = false>
-__device__ inline bool arrive_with(BlockShare& share, const VerbFrame& frame, unsigned place,
-                                   std::uint64_t digest, std::uint32_t flags,
-                                   std::uint64_t digest_out) {
+/// A digest of many thread blocks is gathered in three sums of 22 bits of it each. Above bit 44
+/// each sum counts who has added, so that whoever finds the count complete needs no fence, which
+/// would wait for all the stores of each thread block, to trust it.
+constexpr int digest_parts = 3;
+constexpr int part_bits = 22;
+constexpr int count_shift = 44;
+constexpr std::uint64_t part_mask = (1ull << part_bits) - 1;
+
+__device__ inline std::uint64_t* parts_of(const Gathered& gathered, unsigned place, unsigned way) {
+  return gathered.digests + way_words * (ways * place + way);
+}
+
+/// Adds at one way of a place; true if that was the last of `count`.
+__device__ inline bool add_digest(const Gathered& gathered, unsigned place, unsigned way,
+                                  std::uint64_t digest, std::uint32_t count) {
+  auto* parts = reinterpret_cast<unsigned long long*>(parts_of(gathered, place, way));
+  constexpr unsigned long long one = 1ull << count_shift;
+  atomicAdd(parts + 1, (digest >> part_bits & part_mask) + one);
+  atomicAdd(parts + 2, (digest >> 2 * part_bits) + one);
+  return atomicAdd(parts, (digest & part_mask) + one) >> count_shift == count - 1;
+}
+
+/// Takes what `count` thread blocks added at a place and leaves zero. By a warp: a lane a way.
+__device__ inline std::uint64_t take_digest(const Gathered& gathered, unsigned place,
+                                            std::uint32_t count) {
+  volatile std::uint64_t* parts = parts_of(gathered, place, static_cast<unsigned>(lane_id()));
+  const std::uint32_t expected = count_of_way(count, static_cast<unsigned>(lane_id()));
+  std::uint64_t digest = 0;
+  for (int i = 0; i < digest_parts; ++i) {
+    std::uint64_t part = parts[i];
+    while (part >> count_shift != expected) part = parts[i];  // on its way
+    digest += (part & ((1ull << count_shift) - 1)) << (part_bits * i);
+    parts[i] = 0;
+  }
+  return warp_sum(digest);
+}
+__device__ inline std::uint32_t take_flags(const Gathered& gathered, unsigned place) {
+  const std::uint32_t flags = __ldcg(gathered.flags + place);
+  __syncwarp();
+  if (lane_id() == 0) gathered.flags[place] = 0;
+  return flags;
+}
+
+/// What a thread block tells the last one.
+struct Arrival {
+  unsigned place;
+  unsigned way;
+  std::uint32_t count;  ///< thread blocks that come to this place
+  std::uint64_t digest;
+  std::uint32_t flags;
+  bool shares_bytes;  ///< the last one may read or write where this one wrote
+};
+
+/// Adds this thread block's digests and flags to the call's; true in the last one to come. An
+/// owner's step adds `digest_out` at place_out too.
+template <bool owner = false>
+__device__ inline bool arrive(BlockShare& share, const VerbFrame& frame, const Arrival& arrival,
+                              std::uint64_t digest_out = 0) {
   const unsigned warp = threadIdx.x / 32;
-  digest = warp_sum(digest);
-  if constexpr (both) digest_out = warp_sum(digest_out);
-  flags = __reduce_or_sync(all_lanes, flags);
+  const std::uint64_t digest = warp_sum(arrival.digest);
+  if constexpr (owner) digest_out = warp_sum(digest_out);
+  const std::uint32_t flags = __reduce_or_sync(all_lanes, arrival.flags);
   if (lane_id() == 0) {
     share.digests[warp] = digest;
     share.digests_out[warp] = digest_out;
     share.flags[warp] = flags;
   }
-  __syncthreads();
+  const bool shares_bytes = __syncthreads_or(arrival.shares_bytes) != 0;
   if (threadIdx.x == 0) {
     std::uint64_t all_digests = 0;
     std::uint64_t all_out = 0;
@@ -56,39 +111,21 @@ __device__ inline bool arrive_with(BlockShare& share, const VerbFrame& frame, un
       all_out += share.digests_out[i];
       all_flags |= share.flags[i];
     }
-    auto* digests = reinterpret_cast<unsigned long long*>(frame.gathered.digests);
-    atomicAdd(digests + place, static_cast<unsigned long long>(all_digests));
-    if (both) atomicAdd(digests + place_out, static_cast<unsigned long long>(all_out));
-    if (all_flags != 0) atomicOr(frame.gathered.flags + place, all_flags);
-    fence();
-    share.last = atomicAdd(frame.gathered.arrived, 1u) + 1 == frame.thread_blocks;
-    fence();
+    const Gathered& gathered = frame.gathered;
+    if (all_flags != 0) atomicOr(gathered.flags + arrival.place, all_flags);
+    if (all_flags != 0 || shares_bytes) fence();
+    const std::uint32_t count = count_of_way(arrival.count, arrival.way);
+    if (owner) add_digest(gathered, place_out, arrival.way, all_out, count);
+    share.last = add_digest(gathered, arrival.place, arrival.way, all_digests, count);
+    if (share.last) {
+      // Others of the last one's kind passed their fences on to here.
+      fence();
+      share.last = atomicAdd(gathered.arrived, 1u) + 1 == frame.ways;
+    }
+    if (share.last) fence();
   }
   __syncthreads();
   return share.last;
-}
-
-__device__ inline bool arrive(BlockShare& share, const VerbFrame& frame, unsigned place,
-                              std::uint64_t digest, std::uint32_t flags) {
-  return arrive_with<false>(share, frame, place, digest, flags, 0);
-}
-__device__ inline bool arrive(BlockShare& share, const VerbFrame& frame, unsigned place,
-                              std::uint64_t digest, std::uint32_t flags, std::uint64_t digest_out) {
-  return arrive_with<true>(share, frame, place, digest, flags, digest_out);
-}
-
-/// Takes what was gathered at a place and leaves zero. All lanes of a warp get it.
-__device__ inline std::uint64_t take_digest(const Gathered& gathered, unsigned place) {
-  const std::uint64_t digest = __ldcg(gathered.digests + place);
-  __syncwarp();
-  if (lane_id() == 0) gathered.digests[place] = 0;
-  return digest;
-}
-__device__ inline std::uint32_t take_flags(const Gathered& gathered, unsigned place) {
-  const std::uint32_t flags = __ldcg(gathered.flags + place);
-  __syncwarp();
-  if (lane_id() == 0) gathered.flags[place] = 0;
-  return flags;
 }
 
 /// Digest of a slot's seams, by a warp.
@@ -233,8 +270,11 @@ __device__ inline InputCheck check_inputs(BlockShare& share, const VerbFrame& fr
   if (threadIdx.x == 0) {
     check = {0, 0};
     said = 0;
-    computed = __ldcg(frame.gathered.digests + place_in);
-    frame.gathered.digests[place_in] = 0;
+    computed = 0;
+  }
+  if (threadIdx.x < 32) {
+    const std::uint64_t digest = take_digest(frame.gathered, place_in, frame.chunk.tiles_of[shard]);
+    if (threadIdx.x == 0) computed = digest;
   }
   __syncthreads();
   for (int peer = static_cast<int>(threadIdx.x / 32); peer < inputs.ranks; peer += warps_per_tile) {
@@ -292,7 +332,7 @@ static __device__ __noinline__ void finish_encode(const EncodeLaunch& launch) {
   for (unsigned shard = threadIdx.x / 32; shard < frame.chunk.shards; shard += warps_per_tile) {
     std::byte* slot = launch.slots + shard * bytes;
     const std::uint64_t digest =
-        take_digest(frame.gathered, shard) +
+        take_digest(frame.gathered, shard, frame.chunk.tiles_of[shard]) +
         seam_digest(frame.chunk.seams[static_cast<int>(Phase::reduce)], shard, slot);
     const std::uint32_t flags = take_flags(frame.gathered, shard);
     if (lane_id() == 0) write_header(frame, Phase::reduce, shard, flags, digest, slot);
@@ -315,9 +355,10 @@ static __device__ __noinline__ void finish_reduce_encode(const ReduceEncodeLaunc
     __syncthreads();
   }
   if (threadIdx.x >= 32) return;
-  const std::uint64_t gathered = take_digest(frame.gathered, place_out) +
-                                 seam_digest(frame.chunk.seams[static_cast<int>(Phase::gather)],
-                                             launch.shard, launch.slot_out);
+  const std::uint64_t gathered =
+      take_digest(frame.gathered, place_out, frame.chunk.tiles_of[launch.shard]) +
+      seam_digest(frame.chunk.seams[static_cast<int>(Phase::gather)], launch.shard,
+                  launch.slot_out);
   const std::uint32_t own_flags = take_flags(frame.gathered, place_in);
   if (check.bad == 0) {
     digest = gathered;
@@ -351,7 +392,7 @@ static __device__ __noinline__ void finish_decode(const DecodeLaunch& launch) {
     const std::byte* slot = launch.slots + shard * bytes;
     const SlotHeader header = load_header(slot);
     const std::uint64_t digest =
-        take_digest(frame.gathered, shard) +
+        take_digest(frame.gathered, shard, frame.chunk.tiles_of[shard]) +
         seam_digest(frame.chunk.seams[static_cast<int>(Phase::gather)], shard, slot);
     const std::uint32_t own_flags = take_flags(frame.gathered, shard);
     bool good = true;

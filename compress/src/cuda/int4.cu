@@ -38,7 +38,8 @@ struct Nibbles {
         const std::uint32_t low = codes[row] >> (4 * column) & 0xFu;
         const std::uint32_t high = __shfl_xor_sync(all_lanes, low, 1);
         const int at = Map::element(row, column);
-        if (!odd && at < to.elements) first[at / 2] = static_cast<std::byte>(low | high << 4);
+        if (!odd && (Map::whole || at < to.elements))
+          first[at / 2] = static_cast<std::byte>(low | high << 4);
       });
     }
   }

@@ -32,7 +32,8 @@ struct Bytes {
 #pragma unroll
         for (int column = 0; column < columns; ++column) {
           const int at = Map::element(row, column);
-          if (at < to.elements) first[at] = static_cast<std::byte>(codes[row] >> (8 * column));
+          if ((Map::whole || at < to.elements))
+            first[at] = static_cast<std::byte>(codes[row] >> (8 * column));
         }
       }
     }

@@ -18,7 +18,7 @@ struct VerbFrame {
   Gathered gathered;
   StepBlock* step;
   ErrorRing::DeviceHandle errors;
-  std::uint32_t thread_blocks;  ///< of all launches that arrive, together
+  std::uint32_t ways;  ///< of gathering that thread blocks come to, at all places together
 };
 
 struct CodecSettings {

@@ -10,6 +10,10 @@
 /// Tables that kernels read, one set a chunk. Plain numbers, the same on host and device.
 namespace thinwire::compress::cuda {
 
+/// The verbs have tables of their own: their thread blocks differ in size.
+enum class Verb : int { encode = 0, reduce = 1, decode = 2 };
+constexpr int verbs = 3;
+
 /// A warp codes one unit: up to 1024 consecutive elements of one piece, whole blocks of the codec.
 constexpr std::int64_t unit_elements = 1024;
 
@@ -31,12 +35,14 @@ static_assert(sizeof(PieceRow) == 64);
 struct TileRow {
   std::uint32_t piece;  ///< that holds the first unit
   std::uint32_t first_unit;
-  std::uint32_t units;  ///< 1 to units_per_large_tile
+  std::uint16_t units;  ///< 1 to units_per_tile_at_most
+  std::uint16_t way;    ///< of gathering, see Gathered
   std::uint32_t shard;
   std::uint64_t value_end;  ///< byte after the last value, in the slot of phase reduce
   std::int64_t position;    ///< of the first element in the run
 };
 static_assert(sizeof(TileRow) == 32);
+static_assert(units_per_tile_at_most <= 32, "a lane looks at a piece");
 
 /// Bytes of a slot that no unit writes.
 struct PadRow {
@@ -69,17 +75,27 @@ struct ChunkView {
   ByShard<PoisonRow> poison;     ///< of phase gather
   const SlotHeader* headers[2];  ///< by shard; flags, sequence and checksum are 0
   std::uint64_t slot_bytes[2];
+  const std::uint32_t* tiles_of;  ///< by shard, all sections together
   std::uint32_t piece_count;
   std::uint32_t shards;
 };
 
-/// What the launches of one verb and chunk gather. All zero between calls: the last thread block
-/// puts it back.
+/// What the launches of one verb and chunk gather, at a place a shard, or for an owner at place_in
+/// and place_out. A place has 32 ways, which thread blocks take in turn: atomics on one address
+/// come to a billion a second at best, and would be what a short kernel waits for. All zero between
+/// calls: the last thread block puts it back.
 struct Gathered {
-  std::uint32_t* arrived;  ///< thread blocks that are done
-  std::uint64_t* digests;  ///< by shard; in an owner's step by place_in and place_out
-  std::uint32_t* flags;    ///< by shard; in an owner's step at place_in
+  std::uint32_t* arrived;  ///< ways that are complete
+  std::uint64_t* digests;  ///< [place][way][way_words], see add_digest
+  std::uint32_t* flags;    ///< by place
 };
+constexpr unsigned ways = 32;
+constexpr unsigned way_words = 4;  ///< a sector of L2
+
+/// How many of `count` thread blocks take a way.
+constexpr std::uint32_t count_of_way(std::uint32_t count, std::uint32_t way) {
+  return (count + ways - 1 - way) / ways;
+}
 constexpr unsigned place_in = 0;
 constexpr unsigned place_out = 1;
 

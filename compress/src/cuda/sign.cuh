@@ -41,7 +41,7 @@ struct Sign {
 
     const int word = word_of<Map>();
     auto* values = reinterpret_cast<std::uint32_t*>(to.slot + to.value_byte);
-    if (Map::vectors || word < words_of(to.elements)) {
+    if (Map::whole || word < words_of(to.elements)) {
       values[word] = bits;
       digest += digest_word(bits, word_index(to.value_byte) + static_cast<std::uint64_t>(word));
     }
@@ -71,7 +71,7 @@ struct Sign {
     Raw<Map> raw;
     raw.header = __ldg(reinterpret_cast<const std::uint32_t*>(from.slot + from.scale_byte));
     raw.word = 0;
-    if (Map::vectors || word_of<Map>() < words_of(from.elements)) {
+    if (Map::whole || word_of<Map>() < words_of(from.elements)) {
       raw.word = __ldg(reinterpret_cast<const std::uint32_t*>(from.slot + from.value_byte) +
                        word_of<Map>());
     }
@@ -126,7 +126,7 @@ struct Sign {
     __device__ __forceinline__ Bits(const Raw<Map>& raw, const UnitSource& from,
                                     std::uint64_t& digest)
         : header{raw.header}, word{raw.word} {
-      if (Map::vectors || word_of<Map>() < words_of(from.elements)) {
+      if (Map::whole || word_of<Map>() < words_of(from.elements)) {
         digest += digest_word(
             word, word_index(from.value_byte) + static_cast<std::uint64_t>(word_of<Map>()));
       }
@@ -153,10 +153,18 @@ struct Sign {
   static __device__ __forceinline__ std::uint32_t sign_bits(const Tile& x) {
     std::uint32_t bits = 0;
     if constexpr (Map::vectors) {
+      // Four chains of eight, so that shifts need not wait for each other.
+      std::uint32_t bytes[4] = {0, 0, 0, 0};
 #pragma unroll
-      for (int i = rows * columns - 1; i >= 0; --i) {
-        bits = __funnelshift_l(__float_as_uint(x[i / columns][i % columns]), bits, 1);
+      for (int i = 7; i >= 0; --i) {
+#pragma unroll
+        for (int byte = 0; byte < 4; ++byte) {
+          const float value = x[2 * byte + i / columns][i % columns];
+          bytes[byte] = __funnelshift_l(__float_as_uint(value), bytes[byte], 1);
+        }
       }
+      bits = __byte_perm(__byte_perm(bytes[0], bytes[1], 0x0040),
+                         __byte_perm(bytes[2], bytes[3], 0x0040), 0x5410);
       return transpose_nibbles(bits);
     } else {
       for_each<Map>([&](int row, int column) {

@@ -1,6 +1,7 @@
 #include "cuda/tables.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 
 #include "block_rules.hpp"
@@ -42,6 +43,7 @@ void add_run(ChunkTables& tables, const Plan& plan, const Run& run, std::uint32_
         tiles.push_back({.piece = narrow(tables.pieces.size()),
                          .first_unit = units,
                          .units = 0,
+                         .way = static_cast<std::uint16_t>(tables.tiles_of[shard]++ % ways),
                          .shard = shard,
                          .value_end = 0,
                          .position = piece.position + from});
@@ -56,7 +58,8 @@ void add_run(ChunkTables& tables, const Plan& plan, const Run& run, std::uint32_
   tables.tiles.insert(tables.tiles.end(), tiles.begin(), tiles.end());
 }
 
-std::int64_t units_in_section(const Plan& plan, int chunk, std::uint32_t section) {
+/// Units that one call codes.
+std::int64_t units_in_section(const Plan& plan, int chunk, std::uint32_t section, Verb verb) {
   std::int64_t units = 0;
   for (int shard = 0; shard < plan.ranks(); ++shard) {
     for (const Run& run : plan.slot(shard, chunk).runs) {
@@ -64,15 +67,21 @@ std::int64_t units_in_section(const Plan& plan, int chunk, std::uint32_t section
       for (const Piece& piece : run.pieces) units += ceil_div(piece.elements, unit_elements);
     }
   }
-  return units;
+  return verb == Verb::reduce ? units / plan.ranks() : units;
 }
 
-void add_section(ChunkTables& tables, const Plan& plan, int chunk, std::uint32_t section) {
+std::int64_t tile_size(std::int64_t units, Verb verb) {
+  const auto wanted =
+      static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(units / tiles_wanted)));
+  return std::clamp(wanted, units_per_tile_at_least,
+                    verb == Verb::encode ? units_per_encode_tile_at_most : units_per_tile_at_most);
+}
+
+void add_section(ChunkTables& tables, const Plan& plan, int chunk, std::uint32_t section,
+                 Verb verb) {
   SectionTiles tiles{.section = section, .first_tile = {narrow(tables.tiles.size())}};
   std::uint32_t units = 0;
-  const std::int64_t units_per_tile = units_in_section(plan, chunk, section) < large_section_units
-                                          ? units_per_small_tile
-                                          : units_per_large_tile;
+  const std::int64_t units_per_tile = tile_size(units_in_section(plan, chunk, section, verb), verb);
   for (int shard = 0; shard < plan.ranks(); ++shard) {
     for (const Run& run : plan.slot(shard, chunk).runs) {
       if (run.section == section) {
@@ -164,10 +173,11 @@ void add_slot(ChunkTables& tables, const Plan& plan, int chunk, int shard, Phase
 
 }  // namespace
 
-ChunkTables build_tables(const Plan& plan, int chunk) {
+ChunkTables build_tables(const Plan& plan, int chunk, Verb verb) {
   ChunkTables tables;
+  tables.tiles_of.resize(static_cast<std::size_t>(plan.ranks()));
   for (std::uint32_t section = 0; section < plan.sections().size(); ++section) {
-    add_section(tables, plan, chunk, section);
+    add_section(tables, plan, chunk, section, verb);
   }
   for (const Phase phase : {Phase::reduce, Phase::gather}) {
     for (int shard = 0; shard < plan.ranks(); ++shard) {

@@ -24,17 +24,18 @@ struct RowsByShard {
   void end_shard() { first.push_back(static_cast<std::uint32_t>(rows.size())); }
 };
 
-/// The rows of one chunk on the host, built from the plan.
+/// The rows of one chunk and verb on the host, built from the plan.
 struct ChunkTables {
   std::vector<PieceRow> pieces;  ///< section by section, with sentinels after each
   std::vector<TileRow> tiles;
-  std::vector<SectionTiles> sections;  ///< those with units in this chunk
+  std::vector<std::uint32_t> tiles_of;  ///< by shard, all sections together
+  std::vector<SectionTiles> sections;   ///< those with units in this chunk
   RowsByShard<PadRow> pads[2];
   RowsByShard<std::uint64_t> seams[2];
   RowsByShard<PoisonRow> poison;
   std::vector<SlotHeader> headers[2];
 };
 
-ChunkTables build_tables(const Plan& plan, int chunk);
+ChunkTables build_tables(const Plan& plan, int chunk, Verb verb);
 
 }  // namespace thinwire::compress::cuda

@@ -22,6 +22,7 @@ __device__ inline int lane_id() { return static_cast<int>(threadIdx.x & 31u); }
 /// whose gradients and values are aligned for it.
 struct Packed {
   static constexpr bool vectors = true;
+  static constexpr bool whole = true;  ///< units have all their elements
   static __device__ int element(int row, int column) { return 128 * row + 4 * lane_id() + column; }
   /// The group of 64 that element (row, any column) is in.
   static __device__ int group(int row, int /*column*/) { return 2 * row + (lane_id() >> 4); }
@@ -30,8 +31,14 @@ struct Packed {
 /// Element (row, column) is the lane's in a row of 32: any alignment, any length.
 struct Strided {
   static constexpr bool vectors = false;
+  static constexpr bool whole = false;
   static __device__ int element(int row, int column) { return 128 * row + 32 * column + lane_id(); }
   static __device__ int group(int row, int column) { return 2 * row + (column >> 1); }
+};
+
+/// The same for units that are whole.
+struct StridedWhole : Strided {
+  static constexpr bool whole = true;
 };
 
 template <typename Map, typename Body>
@@ -166,7 +173,7 @@ __device__ __forceinline__ void read_elements(const T* first, int elements, Tile
   } else {
     for_each<Map>([&](int row, int column) {
       const int at = Map::element(row, column);
-      values[row][column] = at < elements ? widen(first[at]) : 0.0f;
+      values[row][column] = Map::whole || at < elements ? widen(first[at]) : 0.0f;
     });
   }
 }
