@@ -1,5 +1,8 @@
 #include <gmock/gmock.h>
 
+#include <fstream>
+#include <string>
+
 #include "ranks.hpp"
 #include "thinwire/comm/transports.hpp"
 #include "thinwire/core/error.hpp"
@@ -61,6 +64,32 @@ TEST_P(MpiTransport, SizesAroundTheChunkLimit_AreToldApart) {
       }
     });
   }
+}
+
+std::size_t available_memory() {
+  std::ifstream info{"/proc/meminfo"};
+  for (std::string line; std::getline(info, line);) {
+    if (line.starts_with("MemAvailable:")) return std::stoul(line.substr(13)) * 1024;
+  }
+  return 0;
+}
+
+// Run by the ctest comm_mpi_slow_2to31; two ranks of 2 GiB each.
+TEST_P(MpiTransport, DISABLED_MoreThan2To31Bytes_ArriveWhole) {
+  constexpr std::size_t bytes = (std::size_t{1} << 31) + 1001;
+  if (available_memory() < 3 * bytes) GTEST_SKIP() << "needs 6 GiB of memory";
+  on_all([](Communicator& comm) {
+    const auto mark = [&](std::size_t i) { return static_cast<std::byte>(i / 4093); };
+    std::vector<std::byte> data(bytes);
+    if (comm.rank() == 0) {
+      for (std::size_t i = 0; i < bytes; i += 4093) data[i] = mark(i);
+      data.back() = std::byte{77};
+    }
+    comm.broadcast(bytes_of(data), 0)->wait(3 * patience);
+    std::size_t wrong = data.back() != std::byte{77};
+    for (std::size_t i = 0; i + 1 < bytes; i += 4093) wrong += data[i] != mark(i);
+    EXPECT_EQ(wrong, 0u);
+  });
 }
 
 INSTANTIATE_TEST_SUITE_P(Ranks, MpiTransport, ::testing::ValuesIn(rank_counts()),
