@@ -1,8 +1,10 @@
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "thinwire/comm/buckets.hpp"
@@ -29,7 +31,7 @@ inline std::vector<float> random_gradients(std::int64_t elements, int rank, int 
 }
 
 inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+  return std::ranges::equal(std::as_bytes(std::span{a}), std::as_bytes(std::span{b}));
 }
 
 }  // namespace thinwire::comm::testing

@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <cmath>
-#include <cstring>
 
 #include "gradients.hpp"
 #include "thinwire/comm/compressed_allreduce.hpp"
@@ -47,7 +46,7 @@ Outcome allreduce_once(const std::string& codec, Algorithm algorithm,
 
 void expect_same_bits_on_all_ranks(const Outcome& outcome) {
   for (const auto& output : outcome.outputs) {
-    ASSERT_EQ(std::memcmp(output.data(), outcome.outputs.front().data(), output.size() * 4), 0);
+    ASSERT_TRUE(testing::same_bits(output, outcome.outputs.front()));
   }
 }
 
