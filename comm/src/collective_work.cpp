@@ -25,7 +25,7 @@ CollectiveWork::CollectiveWork(WorkContext& context, Recipe recipe)
   context_.unfinished.push_back(this);
   try {
     look_for_abort();
-    post_step();
+    if (!recipe_.steps.empty() && my_turn()) post_step();
   } catch (...) {
     fail(std::current_exception());
   }
@@ -86,18 +86,45 @@ void CollectiveWork::progress() noexcept {
 
 void CollectiveWork::advance() {
   while (step_ < recipe_.steps.size()) {
+    if (!posted_) {
+      if (!my_turn()) return;
+      post_step();
+    }
     std::erase_if(pending_, [this](Pending& pending) { return test_request(pending); });
     if (!pending_.empty()) return;
     if (const auto& finish = recipe_.steps[step_].finish) finish();
     ++step_;
-    post_step();
+    posted_ = false;
   }
   state_ = State::done;
 }
 
+/// Exchanges among all match by their order, so there a step waits until the works before it have
+/// posted all of theirs.
+bool CollectiveWork::my_turn() const {
+  if (!context_.transport.exchanges_steps()) return true;
+  const auto& works = context_.unfinished;
+  const auto me = std::find(works.begin(), works.end(), this);
+  return std::all_of(works.begin(), me, [](const CollectiveWork* work) {
+    return work->state_ != State::under_way ||
+           (work->posted_ && work->step_ + 1 == work->recipe_.steps.size());
+  });
+}
+
 void CollectiveWork::post_step() {
-  if (step_ == recipe_.steps.size()) return;
+  posted_ = true;
   const auto& step = recipe_.steps[step_];
+  if (context_.transport.exchanges_steps()) {
+    if (step.transfers.empty()) return;
+    auto all_arrived = [&step] {
+      for (const auto& t : step.transfers) {
+        if (t.arrived) t.arrived();
+      }
+    };
+    pending_.push_back({context_.transport.iexchange(step.transfers),
+                        Transfer{Transfer::Way::receive, no_peer, nullptr, 0, all_arrived}});
+    return;
+  }
   // Receives first: a message that finds its receive posted needs no copy on the way.
   for (const auto& t : step.transfers) {
     if (t.way != Transfer::Way::receive) continue;

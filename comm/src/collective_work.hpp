@@ -13,16 +13,6 @@
 
 namespace thinwire::comm {
 
-/// One message of a step.
-struct Transfer {
-  enum class Way { send, receive };
-  Way way;
-  int peer;
-  std::byte* data;  ///< not written when sent
-  std::size_t bytes;
-  std::function<void()> arrived = {};  ///< called once the message is there; may be empty
-};
-
 /// Messages that are under way together, then a local computation once all are complete.
 struct Step {
   std::vector<Transfer> transfers;
@@ -70,6 +60,7 @@ class CollectiveWork final : public Work {
   void progress_all();
   void progress() noexcept;
   void advance();
+  bool my_turn() const;
   void post_step();
   bool test_request(Pending& pending);
   void look_for_abort();
@@ -81,6 +72,7 @@ class CollectiveWork final : public Work {
   Recipe recipe_;
   State state_ = State::under_way;
   std::size_t step_ = 0;
+  bool posted_ = false;  ///< the transfers of step_
   std::vector<Pending> pending_;
   std::exception_ptr failure_;
   unsigned tests_ = 0;

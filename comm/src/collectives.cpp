@@ -175,6 +175,18 @@ void add_broadcast(Recipe& recipe, const PointToPoint& transport, ByteView data,
   const int size = transport.size();
   const int place = (transport.rank() + size - root) % size;  // the root stands at 0
   const auto rank_at = [&](int at) { return (at + root) % size; };
+  if (transport.exchanges_steps()) {  // in a tree's steps most ranks would take no part
+    Step step;
+    if (place != 0) {
+      step.transfers.push_back({receive, root, data.data, data.size});
+    } else {
+      for_each_peer(transport, [&](int peer) {
+        step.transfers.push_back({send, peer, data.data, data.size});
+      });
+    }
+    recipe.steps.push_back(std::move(step));
+    return;
+  }
   int span = 1;  // of the subtree below this place
   while (span < size && (place & span) == 0) span *= 2;
   if (place != 0) {

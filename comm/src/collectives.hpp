@@ -31,7 +31,8 @@ void add_reduce_scatter(Recipe& recipe, const PointToPoint& transport, ConstTens
 void add_allreduce(Recipe& recipe, PointToPoint& transport, ConstTensorView in, TensorView out,
                    ReduceOp op);
 
-/// Binomial tree: ceil(log2 N) steps.
+/// Binomial tree: ceil(log2 N) steps; one step from the root to all where the transport exchanges
+/// steps.
 void add_broadcast(Recipe& recipe, const PointToPoint& transport, ByteView data, int root);
 
 /// Dissemination: in round k each rank hears from the rank 2^k before it.

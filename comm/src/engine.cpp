@@ -7,6 +7,8 @@
 #include <deque>
 #include <iterator>
 #include <mutex>
+#include <set>
+#include <string>
 #include <thread>
 #include <utility>
 
@@ -14,6 +16,7 @@
 #include "exchange/bucket_exchange.hpp"
 #include "exchange/exchange_loop.hpp"
 #include "failure.hpp"
+#include "kept_residuals.hpp"
 #include "residual_exchange.hpp"
 #include "thinwire/core/config.hpp"
 
@@ -25,6 +28,7 @@ struct Engine::Impl {
 
   struct Submission {
     std::size_t bucket;
+    BucketExchange* exchange;
     TensorView gradients;
     compress::CallState call;
   };
@@ -36,10 +40,11 @@ struct Engine::Impl {
         options{options_},
         timeout{options.timeout == Timeout{} ? config().timeout : options.timeout},
         lanes{communicator},
-        progress(layout.buckets.size(), Progress::idle) {
-    auto memory = options.memory ? options.memory : default_memory();
-    auto pool = std::make_shared<WorkerPool>(
-        options.threads > 0 ? options.threads : default_codec_threads(communicator));
+        pool{std::make_shared<WorkerPool>(
+            options.threads > 0 ? options.threads : default_codec_threads(communicator))},
+        memory{options.memory ? options.memory : default_memory()},
+        progress(layout.buckets.size(), Progress::idle),
+        callbacks(layout.buckets.size()) {
     for (compress::Plan& plan : plans) {
       buckets.push_back(make_exchange({lanes, pool, memory}, std::move(plan), options.algorithm));
     }
@@ -62,19 +67,31 @@ struct Engine::Impl {
       while (take_submissions(loop)) {
         std::size_t finished = 0;
         if (!loop.idle() && loop.step(finished)) {
-          const std::lock_guard lock{mutex};
-          progress[finished] = Progress::reduced;
-          done.notify_all();
+          std::function<void()> callback;
+          {
+            const std::lock_guard lock{mutex};
+            progress[finished] = Progress::reduced;
+            callback = std::exchange(callbacks[finished], {});
+            done.notify_all();
+          }
+          if (callback) callback();
         }
       }
     } catch (...) {
       const auto error = std::current_exception();
       abort_all(error, {&communicator, lanes.reduce.get(), lanes.gather.get()});
       loop.clear();
-      const std::lock_guard lock{mutex};
-      take_back_buckets();
-      failure = error;
-      done.notify_all();
+      std::vector<std::function<void()>> open;
+      {
+        const std::lock_guard lock{mutex};
+        take_back_buckets();
+        failure = error;
+        open.swap(callbacks);
+        done.notify_all();
+      }
+      for (const auto& callback : open) {
+        if (callback) callback();
+      }
     }
   }
 
@@ -89,8 +106,8 @@ struct Engine::Impl {
       taken.swap(queue);
     }
     for (const Submission& submission : taken) {
-      buckets[submission.bucket]->begin(submission.gradients, submission.call);
-      loop.push(*buckets[submission.bucket], submission.bucket);
+      submission.exchange->begin(submission.gradients, submission.call);
+      loop.push(*submission.exchange, submission.bucket);
     }
     return true;
   }
@@ -121,12 +138,50 @@ struct Engine::Impl {
     }
   }
 
+  /// The buckets that have not ended.
+  template <typename Visitor>
+  void for_each_bucket(Visitor&& visit) const {
+    for (const auto& bucket : buckets) {
+      if (bucket) visit(*bucket);
+    }
+  }
+
+  void expect_live(std::size_t bucket) const {
+    THINWIRE_EXPECTS(bucket < buckets.size() && buckets[bucket], InvalidArgument,
+                     fmt::format("rank {}: bucket {} of {}{}", communicator.rank(), bucket,
+                                 buckets.size(), bucket < buckets.size() ? " has ended" : ""));
+  }
+
+  /// Ends the buckets in which a parameter of `parameters` stands; their residuals are kept.
+  void end_buckets_with(const std::set<std::string>& parameters) {
+    for (std::size_t i = 0; i < buckets.size(); ++i) {
+      if (!buckets[i]) continue;
+      const auto& spans = buckets[i]->plan().spans();
+      const auto found = std::find_if(spans.begin(), spans.end(), [&](const auto& span) {
+        return parameters.count(span.parameter) != 0;
+      });
+      if (found == spans.end()) continue;
+      THINWIRE_EXPECTS(progress[i] == Progress::idle, InvalidArgument,
+                       fmt::format("rank {}: parameter '{}' stands in bucket {}, whose step has "
+                                   "not ended; call end_step before add_bucket",
+                                   communicator.rank(), found->parameter, i));
+      kept.worker.add(buckets[i]->state().export_worker());
+      kept.server.add(buckets[i]->state().export_server());
+      ended_metrics += buckets[i]->metrics();
+      buckets[i].reset();
+    }
+  }
+
   Communicator& communicator;
   BucketLayout layout;
   EngineOptions options;
   Timeout timeout;
   Lanes lanes;
-  std::vector<std::unique_ptr<BucketExchange>> buckets;
+  std::shared_ptr<WorkerPool> pool;
+  std::shared_ptr<MemoryResource> memory;
+  std::vector<std::unique_ptr<BucketExchange>> buckets;  // null: it has ended
+  KeptResiduals kept;                                    // of parameters in no bucket
+  CallMetrics ended_metrics;
   std::uint64_t sequence = 0;
 
   std::mutex mutex;
@@ -134,6 +189,7 @@ struct Engine::Impl {
   std::condition_variable done;  // of the caller
   std::deque<Submission> queue;
   std::vector<Progress> progress;
+  std::vector<std::function<void()>> callbacks;  // by bucket
   std::exception_ptr failure;
   bool stopping = false;
 
@@ -143,11 +199,10 @@ struct Engine::Impl {
 Engine::Engine(Communicator& communicator, BucketLayout layout, EngineOptions options) {
   std::vector<compress::Plan> plans;
   try {
-    plans = make_plans(layout,
-                       {.commit = options.commit,
-                        .non_finite = options.non_finite,
-                        .chunks = options.chunks},
-                       communicator.size());
+    plans = make_plans(
+        layout,
+        {.commit = options.commit, .non_finite = options.non_finite, .chunks = options.chunks},
+        communicator.size());
   } catch (const std::exception& error) {
     communicator.abort(error.what());  // the others wait for this rank's plans
     throw;
@@ -161,12 +216,74 @@ Engine::~Engine() = default;
 
 const BucketLayout& Engine::layout() const { return impl_->layout; }
 
-void Engine::submit(std::size_t bucket, TensorView gradients, const float* inv_scale,
-                    const float* out_scale) {
+std::size_t Engine::add_bucket(Bucket bucket) {
   Impl& impl = *impl_;
-  THINWIRE_EXPECTS(bucket < impl.buckets.size(), InvalidArgument,
-                   fmt::format("rank {}: bucket {} submitted; there are {}",
-                               impl.communicator.rank(), bucket, impl.buckets.size()));
+  BucketLayout one;
+  one.buckets.push_back(std::move(bucket));
+  std::vector<compress::Plan> plans;
+  try {
+    plans = make_plans(one,
+                       {.commit = impl.options.commit,
+                        .non_finite = impl.options.non_finite,
+                        .chunks = impl.options.chunks},
+                       impl.communicator.size());
+  } catch (const std::exception& error) {
+    abort(error.what());  // the others wait for this rank's plan
+    throw;
+  }
+  require_equal_plans(impl.communicator, plans, impl.options.algorithm, impl.timeout);
+
+  std::set<std::string> parameters;
+  for (const compress::Span& span : plans[0].spans()) parameters.insert(span.parameter);
+  {
+    const std::lock_guard lock{impl.mutex};
+    impl.throw_failure();
+    impl.end_buckets_with(parameters);
+  }
+  auto exchange = make_exchange({impl.lanes, impl.pool, impl.memory}, std::move(plans[0]),
+                                impl.options.algorithm);
+  const compress::Plan& plan = exchange->plan();
+  std::set<std::string>
+      remembered;  // a parameter that travels plain keeps its residual on the shelf
+  for (std::size_t i = 0; i < plan.spans().size(); ++i) {
+    if (plan.residual_offset(i) >= 0) remembered.insert(plan.spans()[i].parameter);
+  }
+  if (!remembered.empty()) {
+    const compress::Plan* const plan_of_owners = &plan;
+    exchange->state().import_worker(impl.kept.worker.take(remembered));
+    exchange->state().import_server(
+        move_to_owners(impl.communicator, impl.kept.server.take(remembered), {&plan_of_owners, 1}));
+  }
+  const std::lock_guard lock{impl.mutex};
+  impl.buckets.push_back(std::move(exchange));
+  impl.layout.buckets.push_back(std::move(one.buckets[0]));
+  impl.progress.push_back(Impl::Progress::idle);
+  impl.callbacks.emplace_back();
+  return impl.buckets.size() - 1;
+}
+
+const compress::Plan& Engine::plan(std::size_t bucket) const {
+  impl_->expect_live(bucket);
+  return impl_->buckets[bucket]->plan();
+}
+
+void Engine::restore(std::vector<compress::Residual> worker,
+                     std::vector<compress::Residual> server) {
+  std::set<std::string> parameters;
+  impl_->for_each_bucket([&](const BucketExchange& bucket) {
+    for (const compress::Span& span : bucket.plan().spans()) parameters.insert(span.parameter);
+  });
+  const std::lock_guard lock{impl_->mutex};
+  impl_->end_buckets_with(parameters);
+  impl_->kept = {};
+  impl_->kept.worker.add(std::move(worker));
+  impl_->kept.server.add(std::move(server));
+}
+
+void Engine::submit(std::size_t bucket, TensorView gradients, const float* inv_scale,
+                    const float* out_scale, std::function<void()> done) {
+  Impl& impl = *impl_;
+  impl.expect_live(bucket);
   const Bucket& planned = impl.layout.buckets[bucket];
   THINWIRE_EXPECTS(
       gradients.numel == planned.elements && gradients.dtype == planned.dtype, InvalidArgument,
@@ -182,7 +299,9 @@ void Engine::submit(std::size_t bucket, TensorView gradients, const float* inv_s
                     "between steps",
                     impl.communicator.rank(), bucket));
     impl.progress[bucket] = Impl::Progress::submitted;
-    impl.queue.push_back({bucket, gradients, {++impl.sequence, inv_scale, out_scale}});
+    impl.callbacks[bucket] = std::move(done);
+    impl.queue.push_back(
+        {bucket, impl.buckets[bucket].get(), gradients, {++impl.sequence, inv_scale, out_scale}});
   }
   impl.wake.notify_one();
 }
@@ -239,34 +358,36 @@ void append(std::vector<compress::Residual>& all, std::vector<compress::Residual
 
 std::vector<compress::Residual> Engine::export_worker() const {
   std::vector<compress::Residual> all;
-  for (const auto& bucket : impl_->buckets) append(all, bucket->state().export_worker());
+  impl_->for_each_bucket([&](const auto& bucket) { append(all, bucket.state().export_worker()); });
+  append(all, impl_->kept.worker.all());
   return all;
 }
 
 std::vector<compress::Residual> Engine::export_server() const {
   std::vector<compress::Residual> all;
-  for (const auto& bucket : impl_->buckets) append(all, bucket->state().export_server());
+  impl_->for_each_bucket([&](const auto& bucket) { append(all, bucket.state().export_server()); });
+  append(all, impl_->kept.server.all());
   return all;
 }
 
 void Engine::import_worker(std::span<const compress::Residual> residuals) {
-  for (const auto& bucket : impl_->buckets) bucket->state().import_worker(residuals);
+  impl_->for_each_bucket([&](auto& bucket) { bucket.state().import_worker(residuals); });
 }
 
 void Engine::import_server(std::span<const compress::Residual> residuals) {
-  for (const auto& bucket : impl_->buckets) bucket->state().import_server(residuals);
+  impl_->for_each_bucket([&](auto& bucket) { bucket.state().import_server(residuals); });
 }
 
 void Engine::take_over(const Engine& previous) {
   std::vector<const compress::Plan*> plans;
-  for (const auto& bucket : impl_->buckets) plans.push_back(&bucket->plan());
+  impl_->for_each_bucket([&](const auto& bucket) { plans.push_back(&bucket.plan()); });
   import_worker(previous.export_worker());
   import_server(move_to_owners(impl_->communicator, previous.export_server(), plans));
 }
 
 CallMetrics Engine::metrics() const {
-  CallMetrics sum;
-  for (const auto& bucket : impl_->buckets) sum += bucket->metrics();
+  CallMetrics sum = impl_->ended_metrics;
+  impl_->for_each_bucket([&](const auto& bucket) { sum += bucket.metrics(); });
   return sum;
 }
 

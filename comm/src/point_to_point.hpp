@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -24,6 +26,16 @@ class Request {
 };
 
 using RequestHandle = std::unique_ptr<Request>;
+
+/// One message of a collective's step.
+struct Transfer {
+  enum class Way { send, receive };
+  Way way;
+  int peer;
+  std::byte* data;  ///< not written when sent
+  std::size_t bytes;
+  std::function<void()> arrived = {};  ///< called once the message is there; may be empty
+};
 
 /// Thrown by a receive whose message has another size; the collective turns it into a MismatchError
 /// that names rank and operation.
@@ -54,10 +66,17 @@ class PointToPoint {
   /// `op` is sum or max; tensors are of one size and type, and may be one and the same.
   virtual RequestHandle iallreduce(ConstTensorView, TensorView, ReduceOp) { return nullptr; }
 
+  /// Whether the transport knows no messages between two ranks, but exchanges among all: then the
+  /// messages of a step go in one iexchange, every rank has as many steps, and isend and irecv
+  /// throw.
+  virtual bool exchanges_steps() const { return false; }
+  /// The messages of one step, complete together. Two between the same ranks keep their order.
+  virtual RequestHandle iexchange(std::span<const Transfer>) { return nullptr; }
+
   /// Collective, after all ranks have agreed in it: the transport among the ranks of one color
-  /// (never negative), of which this one is number `rank` of `size`. A rank of no color calls it
+  /// (never negative): `members`, of which this one is number `place`. A rank of no color calls it
   /// with -1 and gets nothing.
-  virtual struct Endpoint split(int color, int rank, int size) = 0;
+  virtual struct Endpoint split(int color, int place, std::span<const int> members) = 0;
 
   static constexpr int max_tag = 32767;  // what MPI promises
 };

@@ -235,8 +235,7 @@ WorkHandle PointToPointCommunicator::barrier() {
 std::unique_ptr<Communicator> PointToPointCommunicator::split(int color, int key) {
   auto members = agree_on_split(control_, color, key);
   const auto place = std::find(members.begin(), members.end(), rank()) - members.begin();
-  auto endpoint = transport_->split(std::max(color, -1), static_cast<int>(place),
-                                    static_cast<int>(members.size()));
+  auto endpoint = transport_->split(std::max(color, -1), static_cast<int>(place), members);
   if (members.empty()) return nullptr;
   return std::make_unique<PointToPointCommunicator>(std::move(endpoint), &control_,
                                                     std::move(members));

@@ -74,10 +74,10 @@ RequestHandle MpiTransport::iallreduce(ConstTensorView in, TensorView out, Reduc
   return request;
 }
 
-Endpoint MpiTransport::split(int color, int rank, int) {
+Endpoint MpiTransport::split(int color, int place, std::span<const int>) {
   auto& mpi = MpiRuntime::get();
   MPI_Comm part = MPI_COMM_NULL;
-  mpi.call("MPI_Comm_split", MPI_Comm_split, group_, color < 0 ? MPI_UNDEFINED : color, rank,
+  mpi.call("MPI_Comm_split", MPI_Comm_split, group_, color < 0 ? MPI_UNDEFINED : color, place,
            &part);
   if (part == MPI_COMM_NULL) return {};
   auto endpoint = make_mpi_endpoint(part, chunk_bytes_, timeout_);

@@ -28,7 +28,7 @@ class MpiTransport final : public PointToPoint {
   RequestHandle iallreduce(ConstTensorView in, TensorView out, ReduceOp op) override;
 
   /// MPI_Comm_split blocks, but all ranks are on their way into it: they have just agreed to.
-  Endpoint split(int color, int rank, int size) override;
+  Endpoint split(int color, int place, std::span<const int> members) override;
 
  private:
   const MPI_Comm group_;

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -51,11 +52,33 @@ class Engine {
 
   const BucketLayout& layout() const;
 
+  /// Collective: one more bucket, for callers that learn their buckets as gradients come (PyTorch
+  /// rebuilds them after the first step). Returns its index; it has no place in
+  /// layout().placements.
+  ///
+  /// Buckets that hold one of its parameters end: their index is not used again. Residuals of its
+  /// elements move into it, the server's to their new owners by one exchange; those that no bucket
+  /// holds any more are kept until a bucket does, and export_* gives them too. Its spans must hold
+  /// whole parameters.
+  ///
+  /// Throws MismatchError on every rank when ranks differ in the bucket, InvalidArgument when a
+  /// bucket that has to end is in use by a step that has not ended.
+  std::size_t add_bucket(Bucket bucket);
+
+  /// The plan of a bucket. Throws InvalidArgument if there is none or it has ended.
+  const compress::Plan& plan(std::size_t bucket) const;
+
+  /// Between steps, the same on all ranks: ends all buckets and keeps these residuals, instead of
+  /// what they remembered, for those that add_bucket brings from now on.
+  void restore(std::vector<compress::Residual> worker, std::vector<compress::Residual> server);
+
   /// Hands over a bucket: `gradients` has the bucket's elements and dtype and must not be touched
   /// until end_step or wait. Scales as in CallState, read when the bucket is coded. Does not block.
+  /// `done` is called once on the engine's thread when the mean is in place, or when the engine has
+  /// failed (wait says which); it must not call the engine.
   /// Throws InvalidArgument (wrong size or dtype; submitted twice in a step).
   void submit(std::size_t bucket, TensorView gradients, const float* inv_scale = nullptr,
-              const float* out_scale = nullptr);
+              const float* out_scale = nullptr, std::function<void()> done = {});
 
   /// Blocks until the bucket's mean is in place.
   void wait(std::size_t bucket);
