@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "exchange/lanes.hpp"
 #include "failure.hpp"
 #include "stopwatch.hpp"
 #include "thinwire/comm/sharded.hpp"
@@ -121,7 +122,7 @@ CompressedAllGather::CompressedAllGather(Communicator& communicator,
   const auto& own = shards[static_cast<std::size_t>(communicator.rank())]->plan;
   auto state = std::make_unique<compress::State>(own, 0, memory);
   impl_.reset(new Impl{communicator,
-                       communicator.split(0, communicator.rank()),
+                       make_lane(communicator),
                        dtype,
                        std::move(boundaries),
                        std::move(shards),

@@ -44,11 +44,14 @@ AbortedError aborted_error(std::string_view context, const AbortNotice& notice) 
                       notice.culprit};
 }
 
-TimeoutError timeout_error(std::string_view context, Timeout timeout, const Blame& blame) {
+TimeoutError timeout_error(std::string_view context, std::chrono::steady_clock::time_point begin,
+                           const Blame& blame) {
+  const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(
+      std::chrono::steady_clock::now() - begin);
   return TimeoutError{
       fmt::format("{} timed out after {} ms waiting for {}. If a rank is only slow, raise "
                   "THINWIRE_TIMEOUT",
-                  context, timeout.count(), blame.text),
+                  context, waited.count(), blame.text),
       blame.culprit};
 }
 
@@ -85,7 +88,7 @@ std::vector<std::string> ChannelControlPlane::all_gather(std::string_view mine, 
     if (notice) throw aborted_error(context, *notice);
     report_wait(begin, [&] { return WaitReport{"control all_gather", late}; });
     if (std::chrono::steady_clock::now() < deadline) continue;
-    const auto error = timeout_error(context, timeout, blame(late));
+    const auto error = timeout_error(context, begin, blame(late));
     post_abort({error.peer, error.what()});
     throw error;
   }
@@ -103,6 +106,10 @@ void ChannelControlPlane::post_abort(const AbortNotice& notice) noexcept {
     if (notice_) return;
     end(notice);
     broadcast(make_abort_letter(notice));
+    if (parent_ == nullptr || !tied_) return;
+    parent_->post_abort(
+        {notice.culprit < 0 ? -1 : members_[static_cast<std::size_t>(notice.culprit)],
+         notice.reason});
   } catch (const std::exception& error) {  // peers then find out by their own time-outs
     log(LogLevel::error, fmt::format("the abort notice could not be sent: {}", error.what()));
   }
@@ -121,10 +128,9 @@ std::optional<AbortNotice> ChannelControlPlane::notice_of_parent() {
   if (parent_ == nullptr) return std::nullopt;
   auto notice = parent_->abort_notice();
   if (!notice) return std::nullopt;
-  const auto member = std::find(members_.begin(), members_.end(), notice->culprit);
   notice->reason +=
       fmt::format(" (in the parent communicator, where the culprit is rank {})", notice->culprit);
-  notice->culprit = member == members_.end() ? -1 : static_cast<int>(member - members_.begin());
+  notice->culprit = place_of_member(notice->culprit);
   return notice;
 }
 
@@ -164,9 +170,27 @@ WaitReport ChannelControlPlane::in_parent(WaitReport report) const {
 }
 
 Blame ChannelControlPlane::blame(const std::vector<int>& late) {
+  if (auto blame = blame_of_parent(late)) return *blame;
   const std::scoped_lock lock{mutex_};
   read_letters();
   return reports_.blame(late);
+}
+
+// A rank that waits in another split is heard of in the parent alone.
+std::optional<Blame> ChannelControlPlane::blame_of_parent(std::vector<int> late) {
+  if (parent_ == nullptr) return std::nullopt;
+  for (int& rank : late) rank = members_[static_cast<std::size_t>(rank)];
+  Blame blame = parent_->blame(late);
+  const auto culprit = place_of_member(blame.culprit);
+  if (culprit < 0) return std::nullopt;  // the wait ends at a rank that is no member
+  if (culprit != blame.culprit) blame.text += " (ranks of the parent communicator)";
+  blame.culprit = culprit;
+  return blame;
+}
+
+int ChannelControlPlane::place_of_member(int rank_of_parent) const {
+  const auto member = std::find(members_.begin(), members_.end(), rank_of_parent);
+  return member == members_.end() ? -1 : static_cast<int>(member - members_.begin());
 }
 
 void ChannelControlPlane::read_letters() {

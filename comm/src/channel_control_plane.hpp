@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <map>
@@ -28,6 +29,7 @@ class ChannelControlPlane final : public ControlPlane {
   std::vector<std::string> all_gather(std::string_view mine, Timeout timeout) override;
   void post_abort(const AbortNotice& notice) noexcept override;
   std::optional<AbortNotice> abort_notice() override;
+  void tie_to_parent() override { tied_ = true; }
 
   /// For every wait, now and then: tells the others, a few times a second, that this rank waits
   /// since `begin`, and for whom. Costs little when it is not yet time to.
@@ -51,11 +53,15 @@ class ChannelControlPlane final : public ControlPlane {
   void broadcast(std::string_view text);
   std::optional<AbortNotice> notice_of_parent();
   WaitReport in_parent(WaitReport report) const;
+  std::optional<Blame> blame_of_parent(std::vector<int> late);
+  int place_of_member(int rank_of_parent) const;  ///< -1: not one of us
 
   const int rank_;
   const int size_;
   ChannelControlPlane* const parent_;
   const std::vector<int> members_;
+
+  std::atomic<bool> tied_ = false;
 
   std::mutex mutex_;  // guards what follows
   std::unique_ptr<ControlChannel> channel_;
@@ -73,7 +79,9 @@ std::string make_abort_letter(const AbortNotice& notice);
 /// "the communicator was aborted by rank 2: reason", ready to be thrown.
 AbortedError aborted_error(std::string_view context, const AbortNotice& notice);
 
-/// "rank 0: barrier timed out after 500 ms waiting for ..., and what to do".
-TimeoutError timeout_error(std::string_view context, Timeout timeout, const Blame& blame);
+/// "rank 0: barrier timed out after 500 ms waiting for ..., and what to do"; the time is since
+/// `begin`, when the operation was begun.
+TimeoutError timeout_error(std::string_view context, std::chrono::steady_clock::time_point begin,
+                           const Blame& blame);
 
 }  // namespace thinwire::comm

@@ -56,7 +56,7 @@ void CollectiveWork::wait(Timeout timeout) {
   for (Backoff backoff; !test(); backoff.pause()) {
     if (std::chrono::steady_clock::now() < deadline) continue;
     fail(std::make_exception_ptr(
-        timeout_error(name(), timeout, context_.control.blame(late_peers()))));
+        timeout_error(name(), begin_, context_.control.blame(late_peers()))));
   }
 }
 

@@ -16,7 +16,7 @@ struct CompressedReduceScatter::Impl {
   Impl(Communicator& communicator_, compress::Plan plan_, std::shared_ptr<WorkerPool> pool,
        const std::shared_ptr<MemoryResource>& memory)
       : communicator{communicator_},
-        lane{communicator.split(0, communicator.rank())},
+        lane{make_lane(communicator)},
         plan{std::move(plan_)},
         state{plan, communicator.rank(), memory},
         coder{compress::make_host_coder(plan, std::move(pool))},

@@ -89,6 +89,23 @@ TEST_P(Split, AbortOfTheParent_EndsTheChildToo) {
   });
 }
 
+TEST_P(Split, TiedToItsParent_EndsItToo) {
+  on_all([](Communicator& comm) {
+    if (comm.size() < 2) return;
+    const auto lane = comm.split(0, -comm.rank());  // ranks in the opposite order
+    lane->control().tie_to_parent();
+    if (comm.rank() == 1) lane->abort("the wire is cut");
+    try {
+      comm.control().all_gather("", patience);
+      comm.control().all_gather("", patience);
+      ADD_FAILURE() << "the parent goes on";
+    } catch (const AbortedError& error) {
+      EXPECT_EQ(error.peer, 1);
+      EXPECT_THAT(error.what(), ::testing::HasSubstr("the wire is cut"));
+    }
+  });
+}
+
 TEST_P(Split, DestroyedByAnException_IsAborted) {
   on_all([](Communicator& comm) {
     if (comm.size() < 2) return;

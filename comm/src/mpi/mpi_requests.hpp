@@ -20,7 +20,7 @@ class DrainBudget {
   }
 
  private:
-  static constexpr std::chrono::milliseconds total{300};
+  static constexpr std::chrono::milliseconds total{150};
   std::optional<std::chrono::steady_clock::time_point> deadline_;
 };
 

@@ -40,6 +40,10 @@ class ControlPlane {
   /// The notice, if any rank has posted one. Does not block.
   virtual std::optional<AbortNotice> abort_notice() = 0;
 
+  /// From now on what this rank posts here ends the communicator that this one was split from, too.
+  /// (The other way round it is always so.) Does nothing on one that was not split.
+  virtual void tie_to_parent() = 0;
+
   static constexpr std::size_t max_message = std::size_t{1} << 20;
 };
 
