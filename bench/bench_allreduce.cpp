@@ -27,7 +27,7 @@ struct Options {
   int warmup = 2;
   int check = 1;
   std::string codecs = "none,bf16,int4,sign,topk:0.01";
-  std::string dtype = "f32";
+  std::string dtype = "fp32";
   std::string transport = "mpi";
   int ranks = 4;
   std::string algorithm = "two_phase";
@@ -52,7 +52,7 @@ void add_options(CLI::App& app, Options& options) {
       ->check(CLI::Range(0, 1))
       ->capture_default_str();
   app.add_option("--codec", options.codecs, "codecs, by commas")->capture_default_str();
-  app.add_option("--dtype", options.dtype, "f32, f16 or bf16")->capture_default_str();
+  app.add_option("--dtype", options.dtype, "fp32, fp16 or bf16")->capture_default_str();
   app.add_option("--transport", options.transport, "mpi or threads")
       ->check(CLI::IsMember({"mpi", "threads"}))
       ->capture_default_str();

@@ -27,7 +27,7 @@ using compress::Feedback;
 struct Options {
   std::vector<std::string> codecs{"sign", "int8", "int4", "fp16", "bf16", "topk:0.01"};
   std::vector<std::string> ops{"encode", "reduce_encode", "decode"};
-  std::vector<std::string> dtypes{"f32"};
+  std::vector<std::string> dtypes{"fp32"};
   std::string device = "cpu";
   std::vector<std::int64_t> elements{10'000'000};
   std::vector<int> ranks{4};
@@ -48,7 +48,7 @@ void add_options(CLI::App& app, Options& options) {
   list("--codec", options.codecs, "codecs, as parse_codec takes them");
   list("--op", options.ops, "encode, reduce_encode, decode")
       ->check(CLI::IsMember({"encode", "reduce_encode", "decode"}));
-  list("--dtype", options.dtypes, "of the gradients: f32, f16, bf16");
+  list("--dtype", options.dtypes, "of the gradients: fp32, fp16, bf16");
   app.add_option("--device", options.device, "cpu")->capture_default_str();
   list("--elements", options.elements, "n; for reduce_encode of the one shard")
       ->check(CLI::PositiveNumber);

@@ -7,9 +7,9 @@ namespace thinwire {
 std::string_view to_string(DType dtype) {
   switch (dtype) {
     case DType::f32:
-      return "f32";
+      return "fp32";
     case DType::f16:
-      return "f16";
+      return "fp16";
     case DType::bf16:
       return "bf16";
   }
@@ -17,10 +17,10 @@ std::string_view to_string(DType dtype) {
 }
 
 DType parse_dtype(std::string_view text) {
-  if (text == "f32" || text == "fp32" || text == "float") return DType::f32;
-  if (text == "f16" || text == "fp16" || text == "half") return DType::f16;
+  if (text == "fp32" || text == "f32" || text == "float32" || text == "float") return DType::f32;
+  if (text == "fp16" || text == "f16" || text == "float16" || text == "half") return DType::f16;
   if (text == "bf16" || text == "bfloat16") return DType::bf16;
-  throw InvalidArgument{fmt::format("unknown dtype '{}'; use f32, f16 or bf16", text)};
+  throw InvalidArgument{fmt::format("unknown dtype '{}'; use fp32, fp16 or bf16", text)};
 }
 
 std::uint16_t fp16_bits(float value) {

@@ -50,10 +50,10 @@ TEST_P(Failures, ReductionsThatDiffer_AreNamed) {
       for (;;) comm.barrier()->wait(patience);
     } catch (const MismatchError& error) {
       EXPECT_THAT(error.mine, HasSubstr(to_string(dtype)));
-      EXPECT_THAT(error.what(), HasSubstr("f16"));
+      EXPECT_THAT(error.what(), HasSubstr("fp16"));
       EXPECT_THAT(error.what(), HasSubstr("bf16"));
     } catch (const AbortedError& error) {
-      EXPECT_THAT(error.what(), HasSubstr("f16"));
+      EXPECT_THAT(error.what(), HasSubstr("fp16"));
     }
   });
 }

@@ -29,7 +29,7 @@ constexpr std::uint16_t canonical_nan_bf16 = 0x7FC0u;
 /// Bytes of one element.
 constexpr std::size_t size_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
 
-/// "f32", "f16" or "bf16".
+/// "fp32", "fp16" or "bf16".
 std::string_view to_string(DType dtype);
 
 /// Inverse of to_string; also takes "float", "half", "bfloat16", "fp32", "fp16".
