@@ -103,8 +103,8 @@ TEST_P(HostParity, MillionElements_SameBytesAsReference) {
 
 INSTANTIATE_TEST_SUITE_P(Codecs, HostParity,
                          testing::Values("none", "bf16", "bf16+ef", "fp16", "fp16+noef", "int8",
-                                         "int8+noef", "int4", "int4+noef", "sign", "sign+noef", "topk:0.01", "topk:0.05/0.1", "topk:0.3+noef",
-                                         "sign:rms"),
+                                         "int8+noef", "int4", "int4+noef", "sign", "sign+noef",
+                                         "topk:0.01", "topk:0.05/0.1", "topk:0.3+noef", "sign:rms"),
                          [](const auto& test) {
                            std::string name = test.param;
                            for (char& c : name) {
