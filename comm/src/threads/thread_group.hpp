@@ -18,6 +18,8 @@ namespace thinwire::comm {
 struct ThreadMessage {
   enum class State { posted, copying, done, withdrawn };
 
+  ThreadMessage(int from_, int tag_, ConstByteView data_) : from{from_}, tag{tag_}, data{data_} {}
+
   int from;
   int tag;
   ConstByteView data;
