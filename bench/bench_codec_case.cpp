@@ -249,14 +249,16 @@ CodecTimes measure(const CodecCase& wanted, int repetitions) {
 
 double nth_element_ms(const CodecCase& wanted, int repetitions) {
   const auto n = static_cast<std::ptrdiff_t>(wanted.elements);
-  std::vector<float> magnitudes(static_cast<std::size_t>(n));
-  for (std::ptrdiff_t i = 0; i < n; ++i) {
-    magnitudes[static_cast<std::size_t>(i)] = std::fabs(value_of(wanted.data, i, 0));
-  }
   const auto k = static_cast<std::ptrdiff_t>(wanted.spec.density * static_cast<double>(n));
+  std::vector<float> magnitudes(static_cast<std::size_t>(n));
   std::vector<double> falling;
   std::vector<double> rising;
   for (int i = 0; i < repetitions; ++i) {
+    // Other numbers each time: the time depends on the luck of the first pivots.
+    for (std::ptrdiff_t j = 0; j < n; ++j) {
+      magnitudes[static_cast<std::size_t>(j)] =
+          std::fabs(value_of(wanted.data, j, static_cast<std::uint64_t>(i)));
+    }
     auto x = magnitudes;
     falling.push_back(milliseconds(
         [&] { std::nth_element(x.begin(), x.begin() + k, x.end(), std::greater<>{}); }));
