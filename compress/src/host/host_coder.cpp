@@ -14,12 +14,12 @@
 namespace thinwire::compress {
 namespace {
 
-/// Elements that pass through the L1 at once on the way back; a multiple of every block.
-constexpr std::int64_t tile_elements = 2048;
 /// From this size on an array that is only written goes past the caches.
 constexpr std::size_t stream_bytes = std::size_t{1} << 20;
 
 float scale_or_one(const float* scale) { return scale != nullptr ? *scale : 1.0f; }
+
+bool is_streamed(const TensorView& out) { return out.bytes() >= stream_bytes; }
 
 /// The residuals of one side of error feedback.
 TopkResidual residual_memory(const float* committed, float* next, std::int64_t elements) {
@@ -95,14 +95,14 @@ class HostCoder final : public Coder {
     parallel_items(*pool_, items.size(), [&](std::size_t i) {
       const WorkItem& item = items[i];
       const auto kernels = kernels_of(item);
-      alignas(64) float mean[tile_elements];
-      for_each_tile(item, [&](const Stretch& tile) {
-        average(chunk, item, tile, slots, mean);
-        simd::EncodeStretch job = job_of(item, tile, item.run->offset_out, slot_out);
-        job.source = mean;
-        if (tile.piece->server >= 0) set_residual(job, server, tile.piece->server + tile.offset);
+      for (const Stretch& stretch : item.stretches) {
+        simd::EncodeStretch job = job_of(item, stretch, item.run->offset_out, slot_out);
+        job.payloads = payloads_of(item, stretch, slots, chunk);
+        if (stretch.piece->server >= 0) {
+          set_residual(job, server, stretch.piece->server + stretch.offset);
+        }
         totals.flags |= kernels.encode(job);
-      });
+      }
       totals.digest += HostSlots::digest_item(item, item.run->offset_out, slot_out);
       simd::stream_fence();
     });
@@ -119,18 +119,12 @@ class HostCoder final : public Coder {
     check_decode(*plan_, chunk, slots, gradients);
     const Verdict verdict{slots_.check(chunk, Phase::gather, 0, call.sequence, slots)};
     const float scale = scale_or_one(call.out_scale);
-    const bool streamed = gradients.bytes() >= stream_bytes;
-    const auto items = layout_.items(chunk);
-    parallel_items(*pool_, items.size(), [&](std::size_t i) {
-      const WorkItem& item = items[i];
-      const auto slot = slots_.slot(slots, chunk, Phase::gather, item.shard);
-      alignas(64) float values[tile_elements];
-      for_each_tile(item, [&](const Stretch& tile) {
-        decode_tile(item, tile, item.run->offset_out, slot, false, values);
-        write(values, tile, scale, gradients, 0, streamed);
-      });
-      simd::stream_fence();
-    });
+    const bool streamed = is_streamed(gradients);
+    decode_items(layout_.items(chunk), scale, gradients, 0,
+                 [&](const WorkItem& item, const Stretch& stretch, simd::DecodeStretch& job) {
+                   const auto slot = slots_.slot(slots, chunk, Phase::gather, item.shard);
+                   job.payloads = payload_of(item, stretch, item.run->offset_out, slot);
+                 });
     for (int shard = 0; shard < plan_->ranks(); ++shard) {
       const auto slot = slots_.slot(slots, chunk, Phase::gather, shard);
       for_each_topk_run(shard, chunk, [&](const Run& run) {
@@ -146,16 +140,12 @@ class HostCoder final : public Coder {
     check_reduce(*plan_, chunk, slots, shard, out, out_origin);
     const Verdict verdict{slots_.check(chunk, Phase::reduce, shard, call.sequence, slots)};
     const float scale = scale_or_one(call.out_scale);
-    const bool streamed = out.bytes() >= stream_bytes;
-    const auto items = layout_.items(chunk, shard);
-    parallel_items(*pool_, items.size(), [&](std::size_t i) {
-      alignas(64) float mean[tile_elements];
-      for_each_tile(items[i], [&](const Stretch& tile) {
-        average(chunk, items[i], tile, slots, mean);
-        write(mean, tile, scale, out, out_origin, streamed);
-      });
-      simd::stream_fence();
-    });
+    const bool streamed = is_streamed(out);
+    decode_items(layout_.items(chunk, shard), scale, out, out_origin,
+                 [&](const WorkItem& item, const Stretch& stretch, simd::DecodeStretch& job) {
+                   job.payloads = payloads_of(item, stretch, slots, chunk);
+                   job.mean = true;
+                 });
     for_each_topk_run(shard, chunk, [&](const Run& run) {
       topk_.decode(run, reduce_peers(chunk, run, slots), one_over_ranks(), scale, out, out_origin,
                    streamed);
@@ -195,48 +185,45 @@ class HostCoder final : public Coder {
     return job;
   }
 
-  /// Cuts the stretches of an item into what fits a tile.
-  template <typename Body>
-  void for_each_tile(const WorkItem& item, const Body& body) const {
-    const Codec codec = spec_of(*item.run).codec;
-    for (const Stretch& stretch : item.stretches) {
-      for (std::int64_t from = 0; from < stretch.elements; from += tile_elements) {
-        Stretch tile = stretch;
-        tile.offset += from;
-        tile.elements = std::min(tile_elements, stretch.elements - from);
-        tile.scale_byte += scale_bytes(codec, from / block_elements(codec));
-        tile.value_byte += value_bytes(codec, from);
-        body(tile);
+  /// A stretch in a slot whose run starts at `offset`.
+  static simd::Payloads payload_of(const WorkItem& item, const Stretch& stretch, std::size_t offset,
+                                   std::span<const std::byte> slot) {
+    const std::byte* run = slot.data() + offset;
+    return {.scales = run + stretch.scale_byte,
+            .values = run + pad16(item.run->scale_bytes) + stretch.value_byte,
+            .stride = 0,
+            .count = 1};
+  }
+
+  /// The same in the N slots of phase reduce.
+  simd::Payloads payloads_of(const WorkItem& item, const Stretch& stretch,
+                             std::span<const std::byte> slots, int chunk) const {
+    simd::Payloads payloads = payload_of(item, stretch, item.run->offset, slots);
+    payloads.stride = plan_->slot_bytes(chunk, Phase::reduce);
+    payloads.count = plan_->ranks();
+    return payloads;
+  }
+
+  /// Decodes items, times `scale`, to `out`, whose first element is source element `origin`.
+  /// set_payloads(item, stretch, job) says from where.
+  template <typename SetPayloads>
+  void decode_items(std::span<const WorkItem> items, float scale, const TensorView& out,
+                    std::int64_t origin, const SetPayloads& set_payloads) {
+    parallel_items(*pool_, items.size(), [&](std::size_t i) {
+      const auto kernels = kernels_of(items[i]);
+      for (const Stretch& stretch : items[i].stretches) {
+        simd::DecodeStretch job;
+        set_payloads(items[i], stretch, job);
+        job.elements = stretch.elements;
+        job.scale = scale;
+        job.dtype = out.dtype;
+        job.out = static_cast<std::byte*>(out.data) +
+                  static_cast<std::size_t>(stretch.source() - origin) * size_of(out.dtype);
+        job.streamed = is_streamed(out);
+        kernels.decode(job);
       }
-    }
-  }
-
-  void decode_tile(const WorkItem& item, const Stretch& tile, std::size_t offset,
-                   std::span<const std::byte> slot, bool add, float* out) const {
-    const std::byte* values = slot.data() + offset + pad16(item.run->scale_bytes);
-    kernels_of(item).decode({.scales = slot.data() + offset + tile.scale_byte,
-                             .values = values + tile.value_byte,
-                             .elements = tile.elements,
-                             .out = out,
-                             .add = add});
-  }
-
-  /// The mean of a tile over the N slots: from +0, in rank order.
-  void average(int chunk, const WorkItem& item, const Stretch& tile,
-               std::span<const std::byte> slots, float* mean) const {
-    std::fill_n(mean, tile.elements, 0.0f);
-    for (int peer = 0; peer < plan_->ranks(); ++peer) {
-      decode_tile(item, tile, item.run->offset, slots_.slot(slots, chunk, Phase::reduce, peer),
-                  true, mean);
-    }
-    simd::scale_in_place(mean, tile.elements, one_over_ranks());
-  }
-
-  static void write(const float* values, const Stretch& tile, float scale, const TensorView& out,
-                    std::int64_t origin, bool streamed) {
-    const auto at = static_cast<std::size_t>(tile.source() - origin) * size_of(out.dtype);
-    simd::write_scaled(values, tile.elements, scale, out.dtype,
-                       static_cast<std::byte*>(out.data) + at, streamed);
+      simd::stream_fence();
+    });
   }
 
   const Plan* plan_;

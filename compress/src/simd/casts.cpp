@@ -5,9 +5,9 @@
 #define HWY_TARGET_INCLUDE "simd/casts.cpp"
 #include <hwy/foreach_target.h>
 // foreach_target.h comes first.
-#include "simd/block-inl.hpp"
 #include "simd/codecs.hpp"
-#include "simd/narrow-inl.hpp"
+#include "simd/decode-inl.hpp"
+#include "simd/encode-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace thinwire::compress::simd::HWY_NAMESPACE {
@@ -26,9 +26,9 @@ struct NoneBlock {
     }
   }
 
-  template <Memory kMemory, typename T>
-  static bool encode(const T* source, float inv_scale, const float* residual, float*, std::size_t,
-                     std::byte*, std::byte* values) {
+  template <Memory kMemory, typename Source>
+  static HWY_INLINE bool encode(const Source& source, float inv_scale, const float* residual,
+                                float*, std::size_t, std::byte*, std::byte* values) {
     BlockBuffer<block> buffer;
     Largest<false> largest;
     load_block<false, block>(source, inv_scale, residual, buffer.x, largest);
@@ -38,11 +38,10 @@ struct NoneBlock {
     return true;
   }
 
-  template <bool kAdd>
-  static void decode(const std::byte*, const std::byte* values, float* out) {
-    for (std::size_t i = 0; i < block; i += lanes) {
-      put_value<kAdd>(hn::LoadU(Floats{}, reinterpret_cast<const float*>(values) + i), out + i);
-    }
+  static HWY_INLINE void decode_group(const std::byte*, const std::byte* values, std::size_t g,
+                                      FloatVec* to) {
+    const float* from = reinterpret_cast<const float*>(values) + g * group;
+    for (std::size_t v = 0; v < group_vectors; ++v) to[v] = hn::LoadU(Floats{}, from + v * lanes);
   }
 };
 
@@ -59,9 +58,10 @@ struct HalfBlock {
     Format::write_non_finite(scale, values, elements);
   }
 
-  template <Memory kMemory, typename T>
-  static bool encode(const T* source, float inv_scale, const float* residual, float* residual_next,
-                     std::size_t, std::byte* scale, std::byte* values) {
+  template <Memory kMemory, typename Source>
+  static HWY_INLINE bool encode(const Source& source, float inv_scale, const float* residual,
+                                float* residual_next, std::size_t, std::byte* scale,
+                                std::byte* values) {
     constexpr bool feedback = kMemory != Memory::none;
     BlockBuffer<block> buffer;
     Largest<true> largest;
@@ -94,12 +94,12 @@ struct HalfBlock {
     return true;
   }
 
-  template <bool kAdd>
-  static void decode(const std::byte* scale, const std::byte* values, float* out) {
+  static HWY_INLINE void decode_group(const std::byte* scale, const std::byte* values,
+                                      std::size_t g, FloatVec* to) {
     const Format format{scale};
-    const auto* from = reinterpret_cast<const std::uint16_t*>(values);
-    for (std::size_t i = 0; i < block; i += lanes) {
-      put_value<kAdd>(format.widen(hn::LoadU(Shorts{}, from + i)), out + i);
+    const auto* from = reinterpret_cast<const std::uint16_t*>(values) + g * group;
+    for (std::size_t v = 0; v < group_vectors; ++v) {
+      to[v] = format.widen(hn::LoadU(Shorts{}, from + v * lanes));
     }
   }
 };

@@ -4,8 +4,9 @@
 #define HWY_TARGET_INCLUDE "simd/integer.cpp"
 #include <hwy/foreach_target.h>
 // foreach_target.h comes first.
-#include "simd/block-inl.hpp"
 #include "simd/codecs.hpp"
+#include "simd/decode-inl.hpp"
+#include "simd/encode-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace thinwire::compress::simd::HWY_NAMESPACE {
@@ -78,9 +79,10 @@ struct IntegerBlock {
     std::memcpy(scale, &canonical_nan_f32, sizeof canonical_nan_f32);
   }
 
-  template <Memory kMemory, typename T>
-  static bool encode(const T* source, float inv_scale, const float* residual, float* residual_next,
-                     std::size_t, std::byte* scale, std::byte* values) {
+  template <Memory kMemory, typename Source>
+  static HWY_INLINE bool encode(const Source& source, float inv_scale, const float* residual,
+                                float* residual_next, std::size_t, std::byte* scale,
+                                std::byte* values) {
     constexpr bool feedback = kMemory != Memory::none;
     const Floats d;
     BlockBuffer<block> buffer;
@@ -120,14 +122,13 @@ struct IntegerBlock {
     return true;
   }
 
-  template <bool kAdd>
-  static void decode(const std::byte* scale, const std::byte* values, float* out) {
-    const Floats d;
+  static HWY_INLINE void decode_group(const std::byte* scale, const std::byte* values,
+                                      std::size_t g, FloatVec* to) {
     float s;
     std::memcpy(&s, scale, sizeof s);
-    const FloatVec step = hn::Set(d, s);
-    for (std::size_t i = 0; i < block; i += lanes) {
-      put_value<kAdd>(hn::Mul(Format::unpack(values, i), step), out + i);
+    const FloatVec step = hn::Set(Floats{}, s);
+    for (std::size_t v = 0; v < group_vectors; ++v) {
+      to[v] = hn::Mul(Format::unpack(values, g * group + v * lanes), step);
     }
   }
 };

@@ -20,10 +20,19 @@ enum class Memory : std::uint8_t {
   streamed  ///< past the caches; the caller ends with stream_fence()
 };
 
+/// The same consecutive blocks in N payloads.
+struct Payloads {
+  const std::byte* scales = nullptr;  ///< of the first block in the first payload
+  const std::byte* values = nullptr;  ///< of the first block in the first payload
+  std::size_t stride = 0;             ///< bytes from a payload to the next
+  int count = 1;
+};
+
 /// Consecutive blocks of one Piece to encode; only the last may be short.
 struct EncodeStretch {
-  const void* source = nullptr;  ///< `elements` numbers of `dtype`, any alignment
+  const void* source = nullptr;  ///< `elements` numbers of `dtype`, any alignment; null: payloads
   DType dtype = DType::f32;
+  Payloads payloads = {};  ///< without a source: the mean of these, from +0, in order
   float inv_scale = 1.0f;
   Memory memory = Memory::none;
   const float* residual = nullptr;  ///< `elements`, with feedback
@@ -34,13 +43,15 @@ struct EncodeStretch {
   NonFinite non_finite = NonFinite::propagate;
 };
 
-/// The same blocks on their way back.
+/// Blocks on their way back: out = fl(value * scale), rounded once to `dtype`, every NaN canonical.
 struct DecodeStretch {
-  const std::byte* scales = nullptr;
-  const std::byte* values = nullptr;
+  Payloads payloads = {};
+  bool mean = false;  ///< the mean of all payloads, from +0, in order; else the first as it is
   std::int64_t elements = 0;
-  float* out = nullptr;  ///< aligned to 64 bytes; written up to the next multiple of 64 elements
-  bool add = false;      ///< adds to what stands in `out`
+  float scale = 1.0f;
+  DType dtype = DType::f32;
+  void* out = nullptr;    ///< `elements`, any alignment
+  bool streamed = false;  ///< past the caches; the caller ends with stream_fence()
 };
 
 /// The two directions of one block codec.

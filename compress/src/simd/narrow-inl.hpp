@@ -1,4 +1,5 @@
-// Narrowing stores: one rounding to nearest even, every NaN canonical. As core/dtype.hpp says.
+// Stores: narrowing (one rounding to nearest even, every NaN canonical: as core/dtype.hpp says),
+// and past the caches.
 
 #if defined(THINWIRE_COMPRESS_SIMD_NARROW_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef THINWIRE_COMPRESS_SIMD_NARROW_INL
@@ -6,6 +7,8 @@
 #else
 #define THINWIRE_COMPRESS_SIMD_NARROW_INL
 #endif
+
+#include <cstring>
 
 #include "simd/block-inl.hpp"
 
@@ -53,6 +56,23 @@ HWY_INLINE void store_narrow(FloatVec v, Half* to) {
 }
 HWY_INLINE void store_narrow(FloatVec v, BFloat16* to) {
   hn::StoreU(narrow_bf16(v), Shorts{}, reinterpret_cast<std::uint16_t*>(to));
+}
+
+/// Copies past the caches; what shares a cache line with its neighbours is stored plainly.
+inline void stream_copy(const std::byte* from, std::byte* to, std::size_t bytes) {
+  const hn::ScalableTag<std::uint8_t> d;
+  constexpr std::size_t step = hn::MaxLanes(hn::ScalableTag<std::uint8_t>{});
+  const std::size_t before = (0 - reinterpret_cast<std::uintptr_t>(to)) % cache_line;
+  const std::size_t head = before < bytes ? before : bytes;
+  std::memcpy(to, from, head);
+  std::size_t at = head;
+  for (; at + cache_line <= bytes; at += cache_line) {
+    for (std::size_t part = at; part < at + cache_line; part += step) {
+      const auto v = hn::LoadU(d, reinterpret_cast<const std::uint8_t*>(from + part));
+      hn::Stream(v, d, reinterpret_cast<std::uint8_t*>(to + part));
+    }
+  }
+  std::memcpy(to + at, from + at, bytes - at);
 }
 
 }  // namespace thinwire::compress::simd::HWY_NAMESPACE

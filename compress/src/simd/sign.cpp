@@ -6,8 +6,9 @@
 // foreach_target.h comes first.
 #include <cmath>
 
-#include "simd/block-inl.hpp"
 #include "simd/codecs.hpp"
+#include "simd/decode-inl.hpp"
+#include "simd/encode-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace thinwire::compress::simd::HWY_NAMESPACE {
@@ -81,26 +82,30 @@ HWY_INLINE void store_signs(const FloatVec* x, std::byte* to) {
   }
 }
 
-/// A group's 64 values: +-s by its bits, or +0.
-template <bool kAdd>
-HWY_INLINE void decode_group(WordVec s, const std::byte* bits, float* out) {
-  const Floats d;
+/// A group's 64 values: +-s by its bits.
+HWY_INLINE void load_signs(WordVec s, const std::byte* bits, FloatVec* to) {
   const Words dw;
   const WordVec sign_bit = hn::Set(dw, 0x80000000u);
+#if HWY_TARGET <= HWY_AVX3
+  const FloatVec plus = hn::BitCast(Floats{}, s);
+  const FloatVec minus = hn::BitCast(Floats{}, hn::Or(s, sign_bit));
+  for (std::size_t v = 0; v < group_vectors; ++v) {
+    const auto* from = reinterpret_cast<const std::uint8_t*>(bits) + v * lanes / 8;
+    to[v] = hn::IfThenElse(hn::LoadMaskBits(Floats{}, from), minus, plus);
+  }
+#else
   constexpr std::size_t per_word = 32;
   // Lane l of vector v takes bit v * lanes + l to the top.
   const WordVec first_shift = hn::Sub(hn::Set(dw, 31u), hn::Iota(dw, 0));
-  for (std::size_t half = 0; half < group / per_word; ++half) {
+  for (std::size_t v = 0; v < group_vectors; ++v) {
     std::uint32_t word;
-    std::memcpy(&word, bits + 4 * half, sizeof word);
-    const WordVec all = hn::Set(dw, word);
-    for (std::size_t v = 0; v < per_word / lanes; ++v) {
-      const WordVec shift =
-          hn::Sub(first_shift, hn::Set(dw, static_cast<std::uint32_t>(v * lanes)));
-      const WordVec sign = hn::And(hn::Shl(all, shift), sign_bit);
-      put_value<kAdd>(hn::BitCast(d, hn::Xor(s, sign)), out + half * per_word + v * lanes);
-    }
+    std::memcpy(&word, bits + v * lanes / per_word * 4, sizeof word);
+    const auto skipped = static_cast<std::uint32_t>(v * lanes % per_word);
+    const WordVec shift = hn::Sub(first_shift, hn::Set(dw, skipped));
+    const WordVec sign = hn::And(hn::Shl(hn::Set(dw, word), shift), sign_bit);
+    to[v] = hn::BitCast(Floats{}, hn::Or(s, sign));
   }
+#endif
 }
 
 template <SignScale kScale>
@@ -115,9 +120,10 @@ struct SignBlock {
     std::memcpy(scale, &sign_non_finite_word, sizeof sign_non_finite_word);
   }
 
-  template <Memory kMemory, typename T>
-  static bool encode(const T* source, float inv_scale, const float* residual, float* residual_next,
-                     std::size_t count, std::byte* scale, std::byte* values) {
+  template <Memory kMemory, typename Source>
+  static HWY_INLINE bool encode(const Source& source, float inv_scale, const float* residual,
+                                float* residual_next, std::size_t count, std::byte* scale,
+                                std::byte* values) {
     constexpr bool feedback = kMemory != Memory::none;
     BlockBuffer<block> buffer;
     Sums<kScale> sums;
@@ -159,17 +165,14 @@ struct SignBlock {
     return true;
   }
 
-  template <bool kAdd>
-  static void decode(const std::byte* scale, const std::byte* values, float* out) {
+  static HWY_INLINE void decode_group(const std::byte* scale, const std::byte* values,
+                                      std::size_t g, FloatVec* to) {
     std::uint32_t word;
     std::memcpy(&word, scale, sizeof word);
-    const WordVec s = hn::Set(Words{}, word & 0xFFFF0000u);
-    for (std::size_t g = 0; g * group < block; ++g) {
-      if ((word >> g & 1) != 0) [[likely]] {
-        decode_group<kAdd>(s, values + g * 8, out + g * group);
-      } else if constexpr (!kAdd) {
-        std::memset(out + g * group, 0, group * sizeof(float));
-      }
+    if ((word >> g & 1) != 0) [[likely]] {
+      load_signs(hn::Set(Words{}, word & 0xFFFF0000u), values + g * 8, to);
+    } else {
+      for (std::size_t v = 0; v < group_vectors; ++v) to[v] = hn::Zero(Floats{});
     }
   }
 

@@ -19,23 +19,6 @@ void scale_values(float* values, std::int64_t elements, float scale) {
   }
 }
 
-/// Copies past the caches; what shares a cache line with its neighbours is stored plainly.
-void stream_copy(const std::byte* from, std::byte* to, std::size_t bytes) {
-  const hn::ScalableTag<std::uint8_t> d;
-  constexpr std::size_t step = hn::MaxLanes(hn::ScalableTag<std::uint8_t>{});
-  const std::size_t before = (0 - reinterpret_cast<std::uintptr_t>(to)) % cache_line;
-  const std::size_t head = before < bytes ? before : bytes;
-  std::memcpy(to, from, head);
-  std::size_t at = head;
-  for (; at + cache_line <= bytes; at += cache_line) {
-    for (std::size_t part = at; part < at + cache_line; part += step) {
-      const auto v = hn::LoadU(d, reinterpret_cast<const std::uint8_t*>(from + part));
-      hn::Stream(v, d, reinterpret_cast<std::uint8_t*>(to + part));
-    }
-  }
-  std::memcpy(to + at, from + at, bytes - at);
-}
-
 template <typename T>
 void write_as(const float* values, std::size_t elements, float scale, T* out, bool streamed) {
   constexpr std::size_t staged = 1024;

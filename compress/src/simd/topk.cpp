@@ -4,6 +4,9 @@
 #define HWY_TARGET_INCLUDE "simd/topk.cpp"
 #include <hwy/foreach_target.h>
 // foreach_target.h comes first.
+#include <cstring>
+
+#include "block_rules.hpp"
 #include "simd/block-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();

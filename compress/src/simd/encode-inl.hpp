@@ -1,0 +1,156 @@
+// How a block codec runs over a stretch: error feedback, short blocks, non-finite blocks.
+
+#if defined(THINWIRE_COMPRESS_SIMD_ENCODE_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef THINWIRE_COMPRESS_SIMD_ENCODE_INL
+#undef THINWIRE_COMPRESS_SIMD_ENCODE_INL
+#else
+#define THINWIRE_COMPRESS_SIMD_ENCODE_INL
+#endif
+
+#include <cstring>
+
+#include "block_rules.hpp"
+#include "simd/source-inl.hpp"
+#include "thinwire/compress/header.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace thinwire::compress::simd::HWY_NAMESPACE {
+
+/// Reads a block: x = fl(fl(g * inv) + e) to `x`, and hands the live groups (all groups, if the
+/// statistic says so) to `statistic` while they are in registers. Returns a bit a group: it has a g
+/// that is not zero.
+template <bool kFeedback, std::size_t kElements, typename Source, typename Statistic>
+HWY_INLINE std::uint32_t load_block(const Source& source, float inv_scale, const float* residual,
+                                    float* HWY_RESTRICT x, Statistic& statistic) {
+  const Floats d;
+  const auto inv = hn::Set(d, inv_scale);
+  std::uint32_t live = 0;
+  // Two groups a turn: a statistic may have lanes for either.
+  for (std::size_t pair = 0; pair < kElements / group; pair += 2) {
+    for (std::size_t half = 0; half < 2; ++half) {
+      const std::size_t first = (pair + half) * group;
+      if constexpr (kFeedback) prefetch_group(residual + first);
+      FloatVec values[group_vectors];
+      source.load(pair + half, values);
+      WordVec any = hn::Zero(Words{});
+      for (std::size_t v = 0; v < group_vectors; ++v) {
+        const std::size_t i = first + v * lanes;
+        any = hn::Or(any, bits_of(values[v]));
+        values[v] = hn::Mul(values[v], inv);
+        if constexpr (kFeedback) values[v] = hn::Add(values[v], hn::LoadU(d, residual + i));
+        hn::Store(values[v], d, x + i);
+      }
+      // Shifted left, a zero of either sign is 0.
+      const bool is_live = !hn::AllTrue(Words{}, hn::Eq(hn::ShiftLeft<1>(any), hn::Zero(Words{})));
+      live |= static_cast<std::uint32_t>(is_live) << (pair + half);
+      if (is_live || !Statistic::live_groups_only) statistic.add(half, values);
+    }
+  }
+  return live;
+}
+
+/// Largest |x| as bits: NaN above Inf above every number.
+template <bool kLiveGroupsOnly>
+struct Largest {
+  static constexpr bool live_groups_only = kLiveGroupsOnly;
+
+  WordVec bits;
+
+  HWY_INLINE Largest() : bits{hn::Zero(Words{})} {}
+  HWY_INLINE void add(std::size_t, const FloatVec* x) {
+    for (std::size_t v = 0; v < group_vectors; ++v) bits = hn::Max(bits, bits_of(hn::Abs(x[v])));
+  }
+  HWY_INLINE std::uint32_t total() const { return hn::GetLane(hn::MaxOfLanes(Words{}, bits)); }
+};
+
+/// Runs a block codec over a stretch. BlockCodec has
+///   block, the elements of a full block; scale_bytes; value_bytes(elements);
+///   encode<kMemory>(source, inv_scale, residual, residual_next, count, scale, values): a full
+///   block of which the elements from `count` on are padding with zeros; false, and nothing
+///   written, if it is non-finite;
+///   write_non_finite(scale, values, count): what a decoder reads as NaN; both are zero before; and
+///   decode_group(scale, values, g, to): group g of a block, to registers.
+/// A short block passes through zero-padded copies, so that a codec sees full blocks only.
+template <typename BlockCodec, Memory kMemory, typename Source>
+HWY_INLINE std::uint32_t encode_blocks(const EncodeStretch& stretch, const Source& source) {
+  constexpr bool feedback = kMemory != Memory::none;
+  constexpr auto block = static_cast<std::int64_t>(BlockCodec::block);
+  std::uint32_t flags = 0;
+  const float* residual = stretch.residual;
+  float* residual_next = stretch.residual_next;
+  std::byte* scale = stretch.scales;
+  std::byte* values = stretch.values;
+
+  const auto encode_one = [&](auto memory, const auto& from, const float* e, float* e_next,
+                              std::int64_t count, std::byte* to) HWY_ATTR {
+    constexpr Memory kept = decltype(memory)::value;
+    if (BlockCodec::template encode<kept>(from, stretch.inv_scale, e, e_next,
+                                          static_cast<std::size_t>(count), scale, to)) [[likely]] {
+      return;
+    }
+    keep_residual<kept>(e, e_next, BlockCodec::block);
+    const bool zeroed = stretch.non_finite == NonFinite::zero;
+    flags |= zeroed ? flag_zeroed : flag_non_finite;
+    std::memset(scale, 0, BlockCodec::scale_bytes);
+    std::memset(to, 0, BlockCodec::value_bytes(static_cast<std::size_t>(count)));
+    if (!zeroed) BlockCodec::write_non_finite(scale, to, static_cast<std::size_t>(count));
+  };
+
+  const std::int64_t blocks = stretch.elements / block;
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    encode_one(std::integral_constant<Memory, kMemory>{}, source.after(static_cast<std::size_t>(b)),
+               residual, residual_next, block, values);
+    if constexpr (feedback) {
+      residual += block;
+      residual_next += block;
+    }
+    scale += BlockCodec::scale_bytes;
+    values += BlockCodec::value_bytes(block);
+  }
+  const auto rest = static_cast<std::size_t>(stretch.elements % block);
+  if (rest == 0) return flags;
+
+  using Element = typename Source::Element;
+  constexpr Memory staged = feedback ? Memory::cached : Memory::none;
+  alignas(64) Element padded_source[BlockCodec::block]{};
+  alignas(64) float padded_residual[feedback ? BlockCodec::block : 1]{};
+  alignas(64) std::byte padded_values[BlockCodec::value_bytes(BlockCodec::block)]{};
+  source.after(static_cast<std::size_t>(blocks)).load_rest(rest, padded_source);
+  if constexpr (feedback) std::memcpy(padded_residual, residual, rest * sizeof(float));
+  encode_one(std::integral_constant<Memory, staged>{},
+             Gradients<BlockCodec, Element>{padded_source}, padded_residual, padded_residual,
+             static_cast<std::int64_t>(rest), padded_values);
+  if constexpr (feedback) std::memcpy(residual_next, padded_residual, rest * sizeof(float));
+  std::memcpy(values, padded_values, BlockCodec::value_bytes(rest));
+  return flags;
+}
+
+template <typename BlockCodec, typename Source>
+HWY_INLINE std::uint32_t encode_from(const EncodeStretch& stretch, const Source& source) {
+  switch (stretch.memory) {
+    case Memory::none:
+      return encode_blocks<BlockCodec, Memory::none>(stretch, source);
+    case Memory::cached:
+      return encode_blocks<BlockCodec, Memory::cached>(stretch, source);
+    case Memory::streamed:
+      break;
+  }
+  return encode_blocks<BlockCodec, Memory::streamed>(stretch, source);
+}
+
+template <typename BlockCodec>
+std::uint32_t encode_stretch(const EncodeStretch& stretch) {
+  if (stretch.source == nullptr) {
+    return encode_from<BlockCodec>(stretch, MeanOfPayloads<BlockCodec>{stretch.payloads});
+  }
+  return visit_dtype(stretch.dtype, [&](auto tag) HWY_ATTR {
+    using T = typename decltype(tag)::type;
+    return encode_from<BlockCodec>(stretch,
+                                   Gradients<BlockCodec, T>{static_cast<const T*>(stretch.source)});
+  });
+}
+
+}  // namespace thinwire::compress::simd::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif
