@@ -28,17 +28,14 @@ constexpr std::size_t lanes = hn::MaxLanes(Floats{});
 constexpr std::size_t group = static_cast<std::size_t>(group_elements);
 constexpr std::size_t group_vectors = group / lanes;
 
-/// Elements that a software prefetch runs ahead: far enough for DRAM, near enough for the L1.
-constexpr std::size_t prefetch_elements = 640;
 constexpr std::size_t cache_line = 64;
 
-/// Fetches the lines of a group that lies prefetch_elements ahead. It may lie outside the array.
+/// Fetches the lines of the group that lies `ahead` elements on. It may lie outside the array.
 template <typename T>
-HWY_INLINE void prefetch_group(const T* first) {
-  const std::uintptr_t ahead =
-      reinterpret_cast<std::uintptr_t>(first) + prefetch_elements * sizeof(T);
+HWY_INLINE void prefetch_group(const T* first, std::size_t ahead) {
+  const std::uintptr_t address = reinterpret_cast<std::uintptr_t>(first) + ahead * sizeof(T);
   for (std::size_t at = 0; at < group * sizeof(T); at += cache_line) {
-    hwy::Prefetch(reinterpret_cast<const char*>(ahead + at));
+    hwy::Prefetch(reinterpret_cast<const char*>(address + at));
   }
 }
 

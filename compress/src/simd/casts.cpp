@@ -34,7 +34,10 @@ struct NoneBlock {
     load_block<false, block>(source, inv_scale, residual, buffer.x, largest);
     if (largest.total() >= overflow_bits(Codec::none)) [[unlikely]]
       return false;
-    std::memcpy(values, buffer.x, sizeof buffer.x);
+    for (std::size_t g = 0; g * group < block; ++g) {
+      prefetch_while_storing<false>(source, residual, g);
+      std::memcpy(values + 4 * group * g, buffer.x + group * g, 4 * group);
+    }
     return true;
   }
 
@@ -74,6 +77,7 @@ struct HalfBlock {
     format.store(scale);
     for (std::size_t g = 0; g * group < block; ++g) {
       const std::size_t first = g * group;
+      prefetch_while_storing<feedback>(source, residual, g);
       auto* to = reinterpret_cast<std::uint16_t*>(values) + first;
       if ((live >> g & 1) == 0) [[unlikely]] {
         std::memset(to, 0, group * sizeof *to);

@@ -16,6 +16,20 @@
 HWY_BEFORE_NAMESPACE();
 namespace thinwire::compress::simd::HWY_NAMESPACE {
 
+/// Software prefetch pays most where else the memory would wait: a long block is read ahead while
+/// the one before is stored, far enough that none of it is missing when its turn comes; short
+/// blocks follow each other so fast that it can go beside the loads.
+constexpr std::size_t long_block = 1024;
+constexpr std::size_t prefetch_beside_stores = 1536;
+constexpr std::size_t prefetch_beside_loads = 640;
+
+/// For codecs of long blocks: called for each group that is stored.
+template <bool kFeedback, typename Source>
+HWY_INLINE void prefetch_while_storing(const Source& source, const float* residual, std::size_t g) {
+  source.prefetch(g, prefetch_beside_stores);
+  if constexpr (kFeedback) prefetch_group(residual + g * group, prefetch_beside_stores);
+}
+
 /// Reads a block: x = fl(fl(g * inv) + e) to `x`, and hands the live groups (all groups, if the
 /// statistic says so) to `statistic` while they are in registers. Returns a bit a group: it has a g
 /// that is not zero.
@@ -29,7 +43,10 @@ HWY_INLINE std::uint32_t load_block(const Source& source, float inv_scale, const
   for (std::size_t pair = 0; pair < kElements / group; pair += 2) {
     for (std::size_t half = 0; half < 2; ++half) {
       const std::size_t first = (pair + half) * group;
-      if constexpr (kFeedback) prefetch_group(residual + first);
+      if constexpr (kElements < long_block) {
+        source.prefetch(pair + half, prefetch_beside_loads);
+        if constexpr (kFeedback) prefetch_group(residual + first, prefetch_beside_loads);
+      }
       FloatVec values[group_vectors];
       source.load(pair + half, values);
       WordVec any = hn::Zero(Words{});

@@ -146,6 +146,7 @@ struct SignBlock {
     const FloatVec level = hn::Set(d, s);
     for (std::size_t g = 0; g * group < block; ++g) {
       const std::size_t first = g * group;
+      prefetch_while_storing<feedback>(source, residual, g);
       FloatVec x[group_vectors];
       for (std::size_t v = 0; v < group_vectors; ++v) {
         x[v] = hn::Load(d, buffer.x + first + v * lanes);

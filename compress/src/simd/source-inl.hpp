@@ -17,7 +17,8 @@ namespace thinwire::compress::simd::HWY_NAMESPACE {
 /// Where the numbers of a block come from, a group of 64 at a time: Gradients, OnePayload or
 /// MeanOfPayloads. They have
 ///   Element; after(blocks): the same from a later block on;
-///   load(g, to): group g of the first block, which is full; and
+///   load(g, to): group g of the first block, which is full;
+///   prefetch(g, ahead): fetches what lies `ahead` elements after it, where that pays; and
 ///   load_rest(count, to): the `count` elements of a short block, to memory that is zero.
 template <typename BlockCodec, typename T>
 class Gradients {
@@ -31,8 +32,10 @@ class Gradients {
   }
   HWY_INLINE void load(std::size_t g, FloatVec* to) const {
     const T* from = first_ + g * group;
-    prefetch_group(from);
     for (std::size_t v = 0; v < group_vectors; ++v) to[v] = load_wide(from + v * lanes);
+  }
+  HWY_INLINE void prefetch(std::size_t g, std::size_t ahead) const {
+    prefetch_group(first_ + g * group, ahead);
   }
   void load_rest(std::size_t count, T* to) const { std::memcpy(to, first_, count * sizeof(T)); }
 
@@ -57,6 +60,7 @@ class OnePayload {
   HWY_INLINE void load(std::size_t g, FloatVec* to) const {
     BlockCodec::decode_group(scales_, values_, g, to);
   }
+  HWY_INLINE void prefetch(std::size_t, std::size_t) const {}
   void load_rest(std::size_t count, float* to) const {
     alignas(64) std::byte padded[BlockCodec::value_bytes(BlockCodec::block)]{};
     std::memcpy(padded, values_, BlockCodec::value_bytes(count));
@@ -103,6 +107,7 @@ class MeanOfPayloads {
     const FloatVec share = hn::Set(Floats{}, share_);
     for (std::size_t v = 0; v < group_vectors; ++v) to[v] = hn::Mul(to[v], share);
   }
+  HWY_INLINE void prefetch(std::size_t, std::size_t) const {}
   void load_rest(std::size_t count, float* to) const {
     for (int i = 0; i < payloads_.count; ++i) {
       alignas(64) float values[BlockCodec::block];

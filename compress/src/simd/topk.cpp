@@ -15,6 +15,9 @@ namespace {
 
 using IntVec = hn::Vec<Ints>;
 
+/// Elements that a software prefetch runs ahead.
+constexpr std::size_t prefetch_elements = 640;
+
 /// |x| as integers, which compare as the magnitudes do: NaN > Inf > every number.
 HWY_INLINE IntVec magnitude(FloatVec x) { return hn::BitCast(Ints{}, hn::Abs(x)); }
 
@@ -50,8 +53,8 @@ HWY_INLINE TopkCandidate* scan_groups(const TopkScan& scan, const T* source, con
   const IntVec limit = hn::Set(Ints{}, static_cast<std::int32_t>(overflow_bits(Codec::topk)) - 1);
   const IntVec infinity = hn::Set(Ints{}, std::int32_t{0x7F800000});
   for (std::size_t i = 0; i < elements; i += group) {
-    prefetch_group(source + i);
-    if constexpr (feedback) prefetch_group(residual + i);
+    prefetch_group(source + i, prefetch_elements);
+    if constexpr (feedback) prefetch_group(residual + i, prefetch_elements);
     FloatVec x[group_vectors];
     WordVec any = hn::Zero(Words{});
     for (std::size_t v = 0; v < group_vectors; ++v) {
