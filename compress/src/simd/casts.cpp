@@ -27,15 +27,15 @@ struct NoneBlock {
   }
 
   template <Memory kMemory, typename Source>
-  static HWY_INLINE bool encode(const Source& source, float inv_scale, const float* residual,
-                                float*, std::size_t, std::byte*, std::byte* values) {
+  static HWY_INLINE bool encode(Source& source, float inv_scale, const float* residual, float*,
+                                std::size_t, std::byte*, std::byte* values) {
     BlockBuffer<block> buffer;
     Largest<false> largest;
     load_block<false, block>(source, inv_scale, residual, buffer.x, largest);
     if (largest.total() >= overflow_bits(Codec::none)) [[unlikely]]
       return false;
     for (std::size_t g = 0; g * group < block; ++g) {
-      prefetch_while_storing<false>(source, residual, g);
+      source.beside_store(g);
       std::memcpy(values + 4 * group * g, buffer.x + group * g, 4 * group);
     }
     return true;
@@ -62,7 +62,7 @@ struct HalfBlock {
   }
 
   template <Memory kMemory, typename Source>
-  static HWY_INLINE bool encode(const Source& source, float inv_scale, const float* residual,
+  static HWY_INLINE bool encode(Source& source, float inv_scale, const float* residual,
                                 float* residual_next, std::size_t, std::byte* scale,
                                 std::byte* values) {
     constexpr bool feedback = kMemory != Memory::none;
@@ -77,7 +77,7 @@ struct HalfBlock {
     format.store(scale);
     for (std::size_t g = 0; g * group < block; ++g) {
       const std::size_t first = g * group;
-      prefetch_while_storing<feedback>(source, residual, g);
+      beside_store<HalfBlock, feedback>(source, residual, g);
       auto* to = reinterpret_cast<std::uint16_t*>(values) + first;
       if ((live >> g & 1) == 0) [[unlikely]] {
         std::memset(to, 0, group * sizeof *to);

@@ -18,13 +18,12 @@ namespace thinwire::compress::simd::HWY_NAMESPACE {
 
 /// out = fl(value * scale) of `blocks` full blocks, narrowed.
 template <typename BlockCodec, bool kStreamed, typename Source, typename T>
-HWY_INLINE void decode_blocks(const Source& source, std::size_t blocks, float scale, T* out) {
+HWY_INLINE void decode_blocks(Source& source, std::size_t blocks, float scale, T* out) {
   const FloatVec factor = hn::Set(Floats{}, scale);
-  for (std::size_t b = 0; b < blocks; ++b) {
-    const Source from = source.after(b);
+  for (std::size_t b = 0; b < blocks; ++b, source.next()) {
     for (std::size_t g = 0; g * group < BlockCodec::block; ++g) {
       FloatVec values[group_vectors];
-      from.load(g, values);
+      source.load(g, values);
       for (std::size_t v = 0; v < group_vectors; ++v, out += lanes) {
         const FloatVec value = hn::Mul(values[v], factor);
         if constexpr (kStreamed) {
@@ -38,7 +37,7 @@ HWY_INLINE void decode_blocks(const Source& source, std::size_t blocks, float sc
 }
 
 template <typename BlockCodec, typename Source, typename T>
-HWY_INLINE void decode_from(const DecodeStretch& stretch, const Source& source, T* out) {
+HWY_INLINE void decode_from(const DecodeStretch& stretch, Source source, T* out) {
   constexpr std::size_t block = BlockCodec::block;
   constexpr std::size_t staged = 1024;
   const auto elements = static_cast<std::size_t>(stretch.elements);
@@ -52,7 +51,7 @@ HWY_INLINE void decode_from(const DecodeStretch& stretch, const Source& source, 
   } else {
     for (std::size_t b = 0; b < blocks; b += staged / block) {
       const std::size_t count = blocks - b < staged / block ? blocks - b : staged / block;
-      decode_blocks<BlockCodec, false>(source.after(b), count, stretch.scale, staging);
+      decode_blocks<BlockCodec, false>(source, count, stretch.scale, staging);
       stream_copy(reinterpret_cast<const std::byte*>(staging),
                   reinterpret_cast<std::byte*>(out + b * block), count * block * sizeof(T));
     }
@@ -60,7 +59,7 @@ HWY_INLINE void decode_from(const DecodeStretch& stretch, const Source& source, 
   const std::size_t rest = elements % block;
   if (rest == 0) return;
   alignas(64) float values[block]{};
-  source.after(blocks).load_rest(rest, values);
+  source.load_rest(rest, values);
   const FloatVec factor = hn::Set(Floats{}, stretch.scale);
   for (std::size_t i = 0; i < block; i += lanes) {
     store_narrow(hn::Mul(hn::Load(Floats{}, values + i), factor), staging + i);
@@ -74,9 +73,14 @@ void decode_stretch(const DecodeStretch& stretch) {
     using T = typename decltype(tag)::type;
     T* out = static_cast<T*>(stretch.out);
     if (stretch.mean) {
-      decode_from<BlockCodec>(stretch, MeanOfPayloads<BlockCodec>{stretch.payloads}, out);
+      decode_from<BlockCodec>(
+          stretch,
+          MeanOfPayloads<BlockCodec>{
+              stretch.payloads, static_cast<std::size_t>(stretch.elements) / BlockCodec::block},
+          out);
     } else {
-      decode_from<BlockCodec>(stretch, OnePayload<BlockCodec>{stretch.payloads}, out);
+      decode_from<BlockCodec>(
+          stretch, OnePayload<BlockCodec>{stretch.payloads.scales, stretch.payloads.values}, out);
     }
   });
 }

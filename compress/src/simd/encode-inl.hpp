@@ -16,52 +16,52 @@
 HWY_BEFORE_NAMESPACE();
 namespace thinwire::compress::simd::HWY_NAMESPACE {
 
-/// Software prefetch pays most where else the memory would wait: a long block is read ahead while
-/// the one before is stored, far enough that none of it is missing when its turn comes; short
-/// blocks follow each other so fast that it can go beside the loads.
-constexpr std::size_t long_block = 1024;
-constexpr std::size_t prefetch_beside_stores = 1536;
-constexpr std::size_t prefetch_beside_loads = 640;
-
-/// For codecs of long blocks: called for each group that is stored.
-template <bool kFeedback, typename Source>
-HWY_INLINE void prefetch_while_storing(const Source& source, const float* residual, std::size_t g) {
-  source.prefetch(g, prefetch_beside_stores);
-  if constexpr (kFeedback) prefetch_group(residual + g * group, prefetch_beside_stores);
+/// What an encoder calls for each group that it stores, in order.
+template <typename BlockCodec, bool kFeedback, typename Source>
+HWY_INLINE void beside_store(Source& source, const float* residual, std::size_t g) {
+  source.beside_store(g);
+  if constexpr (kFeedback && BlockCodec::block >= long_block) {
+    prefetch_group(residual + g * group, prefetch_beside_stores);
+  }
 }
 
-/// Reads a block: x = fl(fl(g * inv) + e) to `x`, and hands the live groups (all groups, if the
-/// statistic says so) to `statistic` while they are in registers. Returns a bit a group: it has a g
-/// that is not zero.
+/// Reads group g of a block: x = fl(fl(g * inv) + e) to `x`, and hands it to `statistic` while it
+/// is in registers, if it is live or the statistic wants all. `kHalf`: g mod 2, for statistics with
+/// lanes for either. Returns bit g if a number of the source is not zero.
+template <bool kFeedback, std::size_t kHalf, typename Source, typename Statistic>
+HWY_INLINE std::uint32_t load_group(Source& source, std::size_t g, FloatVec inv,
+                                    const float* residual, float* HWY_RESTRICT x,
+                                    Statistic& statistic) {
+  source.beside_load(g);
+  FloatVec values[group_vectors];
+  source.load(g, values);
+  WordVec any = hn::Zero(Words{});
+  for (std::size_t v = 0; v < group_vectors; ++v) {
+    const std::size_t i = g * group + v * lanes;
+    any = hn::Or(any, bits_of(values[v]));
+    values[v] = hn::Mul(values[v], inv);
+    if constexpr (kFeedback) values[v] = hn::Add(values[v], hn::LoadU(Floats{}, residual + i));
+    hn::Store(values[v], Floats{}, x + i);
+  }
+  // Shifted left, a zero of either sign is 0.
+  const bool is_live = !hn::AllTrue(Words{}, hn::Eq(hn::ShiftLeft<1>(any), hn::Zero(Words{})));
+  if (is_live || !Statistic::live_groups_only) statistic.template add<kHalf>(values);
+  return static_cast<std::uint32_t>(is_live) << g;
+}
+
+/// The same for a whole block. Returns a bit a group.
 template <bool kFeedback, std::size_t kElements, typename Source, typename Statistic>
-HWY_INLINE std::uint32_t load_block(const Source& source, float inv_scale, const float* residual,
+HWY_INLINE std::uint32_t load_block(Source& source, float inv_scale, const float* residual,
                                     float* HWY_RESTRICT x, Statistic& statistic) {
-  const Floats d;
-  const auto inv = hn::Set(d, inv_scale);
+  const FloatVec inv = hn::Set(Floats{}, inv_scale);
   std::uint32_t live = 0;
-  // Two groups a turn: a statistic may have lanes for either.
-  for (std::size_t pair = 0; pair < kElements / group; pair += 2) {
-    for (std::size_t half = 0; half < 2; ++half) {
-      const std::size_t first = (pair + half) * group;
-      if constexpr (kElements < long_block) {
-        source.prefetch(pair + half, prefetch_beside_loads);
-        if constexpr (kFeedback) prefetch_group(residual + first, prefetch_beside_loads);
-      }
-      FloatVec values[group_vectors];
-      source.load(pair + half, values);
-      WordVec any = hn::Zero(Words{});
-      for (std::size_t v = 0; v < group_vectors; ++v) {
-        const std::size_t i = first + v * lanes;
-        any = hn::Or(any, bits_of(values[v]));
-        values[v] = hn::Mul(values[v], inv);
-        if constexpr (kFeedback) values[v] = hn::Add(values[v], hn::LoadU(d, residual + i));
-        hn::Store(values[v], d, x + i);
-      }
-      // Shifted left, a zero of either sign is 0.
-      const bool is_live = !hn::AllTrue(Words{}, hn::Eq(hn::ShiftLeft<1>(any), hn::Zero(Words{})));
-      live |= static_cast<std::uint32_t>(is_live) << (pair + half);
-      if (is_live || !Statistic::live_groups_only) statistic.add(half, values);
+  for (std::size_t g = 0; g < kElements / group; g += 2) {
+    if constexpr (kFeedback && kElements < long_block) {
+      prefetch_group(residual + g * group, prefetch_beside_loads);
+      prefetch_group(residual + (g + 1) * group, prefetch_beside_loads);
     }
+    live |= load_group<kFeedback, 0>(source, g, inv, residual, x, statistic);
+    live |= load_group<kFeedback, 1>(source, g + 1, inv, residual, x, statistic);
   }
   return live;
 }
@@ -74,7 +74,8 @@ struct Largest {
   WordVec bits;
 
   HWY_INLINE Largest() : bits{hn::Zero(Words{})} {}
-  HWY_INLINE void add(std::size_t, const FloatVec* x) {
+  template <std::size_t kHalf>
+  HWY_INLINE void add(const FloatVec* x) {
     for (std::size_t v = 0; v < group_vectors; ++v) bits = hn::Max(bits, bits_of(hn::Abs(x[v])));
   }
   HWY_INLINE std::uint32_t total() const { return hn::GetLane(hn::MaxOfLanes(Words{}, bits)); }
@@ -84,12 +85,12 @@ struct Largest {
 ///   block, the elements of a full block; scale_bytes; value_bytes(elements);
 ///   encode<kMemory>(source, inv_scale, residual, residual_next, count, scale, values): a full
 ///   block of which the elements from `count` on are padding with zeros; false, and nothing
-///   written, if it is non-finite;
+///   written, if it is non-finite. It calls beside_store();
 ///   write_non_finite(scale, values, count): what a decoder reads as NaN; both are zero before; and
 ///   decode_group(scale, values, g, to): group g of a block, to registers.
 /// A short block passes through zero-padded copies, so that a codec sees full blocks only.
 template <typename BlockCodec, Memory kMemory, typename Source>
-HWY_INLINE std::uint32_t encode_blocks(const EncodeStretch& stretch, const Source& source) {
+HWY_INLINE std::uint32_t encode_blocks(const EncodeStretch& stretch, Source& source) {
   constexpr bool feedback = kMemory != Memory::none;
   constexpr auto block = static_cast<std::int64_t>(BlockCodec::block);
   std::uint32_t flags = 0;
@@ -98,7 +99,7 @@ HWY_INLINE std::uint32_t encode_blocks(const EncodeStretch& stretch, const Sourc
   std::byte* scale = stretch.scales;
   std::byte* values = stretch.values;
 
-  const auto encode_one = [&](auto memory, const auto& from, const float* e, float* e_next,
+  const auto encode_one = [&](auto memory, auto& from, const float* e, float* e_next,
                               std::int64_t count, std::byte* to) HWY_ATTR {
     constexpr Memory kept = decltype(memory)::value;
     if (BlockCodec::template encode<kept>(from, stretch.inv_scale, e, e_next,
@@ -115,8 +116,9 @@ HWY_INLINE std::uint32_t encode_blocks(const EncodeStretch& stretch, const Sourc
 
   const std::int64_t blocks = stretch.elements / block;
   for (std::int64_t b = 0; b < blocks; ++b) {
-    encode_one(std::integral_constant<Memory, kMemory>{}, source.after(static_cast<std::size_t>(b)),
-               residual, residual_next, block, values);
+    encode_one(std::integral_constant<Memory, kMemory>{}, source, residual, residual_next, block,
+               values);
+    source.next();
     if constexpr (feedback) {
       residual += block;
       residual_next += block;
@@ -132,10 +134,10 @@ HWY_INLINE std::uint32_t encode_blocks(const EncodeStretch& stretch, const Sourc
   alignas(64) Element padded_source[BlockCodec::block]{};
   alignas(64) float padded_residual[feedback ? BlockCodec::block : 1]{};
   alignas(64) std::byte padded_values[BlockCodec::value_bytes(BlockCodec::block)]{};
-  source.after(static_cast<std::size_t>(blocks)).load_rest(rest, padded_source);
+  source.load_rest(rest, padded_source);
+  Gradients<BlockCodec, Element> padded{padded_source};
   if constexpr (feedback) std::memcpy(padded_residual, residual, rest * sizeof(float));
-  encode_one(std::integral_constant<Memory, staged>{},
-             Gradients<BlockCodec, Element>{padded_source}, padded_residual, padded_residual,
+  encode_one(std::integral_constant<Memory, staged>{}, padded, padded_residual, padded_residual,
              static_cast<std::int64_t>(rest), padded_values);
   if constexpr (feedback) std::memcpy(residual_next, padded_residual, rest * sizeof(float));
   std::memcpy(values, padded_values, BlockCodec::value_bytes(rest));
@@ -143,7 +145,7 @@ HWY_INLINE std::uint32_t encode_blocks(const EncodeStretch& stretch, const Sourc
 }
 
 template <typename BlockCodec, typename Source>
-HWY_INLINE std::uint32_t encode_from(const EncodeStretch& stretch, const Source& source) {
+HWY_INLINE std::uint32_t encode_from(const EncodeStretch& stretch, Source source) {
   switch (stretch.memory) {
     case Memory::none:
       return encode_blocks<BlockCodec, Memory::none>(stretch, source);
@@ -158,7 +160,10 @@ HWY_INLINE std::uint32_t encode_from(const EncodeStretch& stretch, const Source&
 template <typename BlockCodec>
 std::uint32_t encode_stretch(const EncodeStretch& stretch) {
   if (stretch.source == nullptr) {
-    return encode_from<BlockCodec>(stretch, MeanOfPayloads<BlockCodec>{stretch.payloads});
+    return encode_from<BlockCodec>(
+        stretch,
+        MeanOfPayloads<BlockCodec>{stretch.payloads,
+                                   static_cast<std::size_t>(stretch.elements) / BlockCodec::block});
   }
   return visit_dtype(stretch.dtype, [&](auto tag) HWY_ATTR {
     using T = typename decltype(tag)::type;

@@ -80,7 +80,7 @@ struct IntegerBlock {
   }
 
   template <Memory kMemory, typename Source>
-  static HWY_INLINE bool encode(const Source& source, float inv_scale, const float* residual,
+  static HWY_INLINE bool encode(Source& source, float inv_scale, const float* residual,
                                 float* residual_next, std::size_t, std::byte* scale,
                                 std::byte* values) {
     constexpr bool feedback = kMemory != Memory::none;
@@ -111,6 +111,7 @@ struct IntegerBlock {
     const FloatVec low = hn::Set(d, shift - Format::most);
     const FloatVec high = hn::Set(d, shift + Format::most);
     for (std::size_t i = 0; i < block; i += lanes) {
+      if (i % group == 0) beside_store<IntegerBlock, feedback>(source, residual, i / group);
       const FloatVec x = hn::Load(d, buffer.x + i);
       const FloatVec shifted = hn::Min(hn::Max(hn::Add(hn::Mul(x, per_step), shifter), low), high);
       Format::pack(bits_of(shifted), values, i);

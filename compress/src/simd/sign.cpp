@@ -50,10 +50,11 @@ struct Sums {
       for (FloatVec& sum : half) sum = hn::Zero(Floats{});
     }
   }
-  HWY_INLINE void add(std::size_t half, const FloatVec* x) {
+  template <std::size_t kHalf>
+  HWY_INLINE void add(const FloatVec* x) {
     for (std::size_t v = 0; v < group_vectors; ++v) {
       const FloatVec term = kScale == SignScale::mean ? hn::Abs(x[v]) : hn::Mul(x[v], x[v]);
-      sums[half][v] = hn::Add(sums[half][v], term);
+      sums[kHalf][v] = hn::Add(sums[kHalf][v], term);
     }
   }
   HWY_INLINE float total() {
@@ -88,7 +89,7 @@ HWY_INLINE void load_signs(WordVec s, const std::byte* bits, FloatVec* to) {
   const WordVec sign_bit = hn::Set(dw, 0x80000000u);
 #if HWY_TARGET <= HWY_AVX3
   const FloatVec plus = hn::BitCast(Floats{}, s);
-  const FloatVec minus = hn::BitCast(Floats{}, hn::Or(s, sign_bit));
+  const FloatVec minus = hn::BitCast(Floats{}, hn::Xor(s, sign_bit));
   for (std::size_t v = 0; v < group_vectors; ++v) {
     const auto* from = reinterpret_cast<const std::uint8_t*>(bits) + v * lanes / 8;
     to[v] = hn::IfThenElse(hn::LoadMaskBits(Floats{}, from), minus, plus);
@@ -103,10 +104,45 @@ HWY_INLINE void load_signs(WordVec s, const std::byte* bits, FloatVec* to) {
     const auto skipped = static_cast<std::uint32_t>(v * lanes % per_word);
     const WordVec shift = hn::Sub(first_shift, hn::Set(dw, skipped));
     const WordVec sign = hn::And(hn::Shl(hn::Set(dw, word), shift), sign_bit);
-    to[v] = hn::BitCast(Floats{}, hn::Or(s, sign));
+    to[v] = hn::BitCast(Floats{}, hn::Xor(s, sign));
   }
 #endif
 }
+
+#if HWY_TARGET <= HWY_AVX3
+/// The means of some groups, all of them live, of kCount <= 4 payloads. There are but 16 different
+/// ones, which stand in one register; an element's bits choose.
+template <std::uint32_t kCount>
+HWY_NOINLINE void average_by_table(const Payloads& payloads, std::size_t first, std::size_t groups,
+                                   float share, float* to) {
+  const Words dw;
+  FloatVec means = hn::Zero(Floats{});
+  for (std::uint32_t i = 0; i < kCount; ++i) {
+    std::uint32_t word;
+    std::memcpy(&word, payloads.scales + i * payloads.stride, sizeof word);
+    // Bit i of the number of a lane says whether payload i is negative there.
+    const WordVec sign =
+        hn::And(hn::Shl(hn::Iota(dw, 0), hn::Set(dw, 31 - i)), hn::Set(dw, 0x80000000u));
+    const WordVec scale = hn::Set(dw, word & 0xFFFF0000u);
+    means = hn::Add(means, hn::BitCast(Floats{}, hn::Xor(scale, sign)));
+  }
+  means = hn::Mul(means, hn::Set(Floats{}, share));
+  const std::byte* bits = payloads.values + first * 8;
+  for (std::size_t v = 0; v < groups * group_vectors; ++v, bits += 2, to += lanes) {
+    WordVec chosen = hn::Zero(dw);
+    for (std::uint32_t i = 0; i < kCount; ++i) {
+      // The upper half of this word is the 16 bits of the vector. What stands before them is a
+      // payload's too: its header at least.
+      std::uint32_t word;
+      std::memcpy(&word, bits + i * payloads.stride - 2, sizeof word);
+      const WordVec bit_i = hn::Shr(hn::Set(dw, word), hn::Iota(dw, 16 - i));
+      chosen = hn::Or(chosen, hn::And(bit_i, hn::Set(dw, 1u << i)));
+    }
+    const auto indices = hn::IndicesFromVec(Floats{}, chosen);
+    hn::Store(hn::TableLookupLanes(means, indices), Floats{}, to);
+  }
+}
+#endif
 
 template <SignScale kScale>
 struct SignBlock {
@@ -121,7 +157,7 @@ struct SignBlock {
   }
 
   template <Memory kMemory, typename Source>
-  static HWY_INLINE bool encode(const Source& source, float inv_scale, const float* residual,
+  static HWY_INLINE bool encode(Source& source, float inv_scale, const float* residual,
                                 float* residual_next, std::size_t count, std::byte* scale,
                                 std::byte* values) {
     constexpr bool feedback = kMemory != Memory::none;
@@ -146,7 +182,7 @@ struct SignBlock {
     const FloatVec level = hn::Set(d, s);
     for (std::size_t g = 0; g * group < block; ++g) {
       const std::size_t first = g * group;
-      prefetch_while_storing<feedback>(source, residual, g);
+      beside_store<SignBlock, feedback>(source, residual, g);
       FloatVec x[group_vectors];
       for (std::size_t v = 0; v < group_vectors; ++v) {
         x[v] = hn::Load(d, buffer.x + first + v * lanes);
@@ -176,6 +212,35 @@ struct SignBlock {
       for (std::size_t v = 0; v < group_vectors; ++v) to[v] = hn::Zero(Floats{});
     }
   }
+
+#if HWY_TARGET <= HWY_AVX3
+  static HWY_INLINE bool average(const Payloads& payloads, std::size_t first, std::size_t groups,
+                                 float share, float* to) {
+    if (payloads.count > 4) return false;
+    const std::uint32_t all = ((1u << groups) - 1u) << first;
+    std::uint32_t live = all;
+    for (int i = 0; i < payloads.count; ++i) {
+      std::uint32_t word;
+      std::memcpy(&word, payloads.scales + static_cast<std::size_t>(i) * payloads.stride,
+                  sizeof word);
+      live &= word;
+    }
+    if (live != all) return false;
+    switch (payloads.count) {
+      case 2:
+        average_by_table<2>(payloads, first, groups, share, to);
+        return true;
+      case 3:
+        average_by_table<3>(payloads, first, groups, share, to);
+        return true;
+      case 4:
+        average_by_table<4>(payloads, first, groups, share, to);
+        return true;
+      default:
+        return false;
+    }
+  }
+#endif
 
   /// Elements that exist in live groups.
   static std::size_t live_elements(std::uint32_t mask, std::size_t count) {
