@@ -28,10 +28,12 @@ py::dict build_info() {
 PYBIND11_MODULE(_core, m) {
   m.doc() = "libthinwire.so for Python: addresses and sizes in, nothing of torch.";
   python::register_errors();
+  python::register_communicator(m);
+  python::register_collectives(m);
+  python::register_engine(m);
   m.attr("__version__") = THINWIRE_VERSION;
   m.def("build_info", &build_info);
   m.def(
-      "parse_codec",
-      [](const std::string& text) { return to_string(compress::parse_codec(text)); },
+      "parse_codec", [](const std::string& text) { return to_string(compress::parse_codec(text)); },
       py::arg("text"));
 }

@@ -6,6 +6,8 @@
 from typing import Any
 
 from thinwire import _core
+from thinwire._start import init
+from thinwire.communicator import Communicator, Work
 from thinwire.errors import (
     AbortedError,
     Error,
@@ -23,6 +25,7 @@ from thinwire.errors import (
 
 __all__ = [
     "AbortedError",
+    "Communicator",
     "Error",
     "FormatError",
     "InvalidArgument",
@@ -34,7 +37,9 @@ __all__ = [
     "TransportError",
     "Unsupported",
     "UnsupportedTensor",
+    "Work",
     "build_info",
+    "init",
 ]
 
 

@@ -4,6 +4,8 @@ All derive from :class:`Error`, and from the built-in exception that a caller wo
 Messages name the rank and, where there is one, the parameter.
 """
 
+import builtins
+
 
 class Error(Exception):
     """Base of everything that thinwire raises on purpose."""
@@ -52,7 +54,7 @@ class TransportError(Error, ConnectionError):
     peer: int = -1
 
 
-class TimeoutError(TransportError, TimeoutError):  # the built-in one is a base on purpose
+class TimeoutError(TransportError, builtins.TimeoutError):
     """A wait ran out of time. ``peer`` is the rank waited for where it is known, else -1."""
 
 

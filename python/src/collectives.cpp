@@ -1,0 +1,119 @@
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <vector>
+
+#include "convert.hpp"
+#include "register.hpp"
+#include "thinwire/comm/compressed_allreduce.hpp"
+#include "thinwire/comm/sharded.hpp"
+
+namespace thinwire::python {
+namespace {
+
+using compress::parse_codec;
+using compress::Span;
+
+std::shared_ptr<WorkerPool> pool_for(const comm::Communicator& communicator) {
+  return std::make_shared<WorkerPool>(comm::default_codec_threads(communicator));
+}
+
+/// A flat tensor as one span; its name is what its residual is known by.
+std::vector<Span> whole(const std::string& name, std::int64_t numel) {
+  return {Span{.parameter = name, .length = numel}};
+}
+
+/// One tensor's compressed allreduce, kept between calls for its residual.
+struct TensorAllreduce {
+  TensorAllreduce(std::shared_ptr<CommunicatorBox> box_, const std::string& name,
+                  std::int64_t numel, const std::string& dtype, const std::string& codec)
+      : box{std::move(box_)},
+        allreduce{box->get(),
+                  compress::Plan{{parse_codec(codec)},
+                                 whole(name, numel),
+                                 {.ranks = box->get().size(), .dtype = parse_dtype(dtype)}},
+                  pool_for(box->get()), default_memory()} {}
+
+  bool run(std::uintptr_t address, std::int64_t numel, const std::string& dtype) {
+    const auto verdict = allreduce.run(view_at(address, numel, dtype));
+    allreduce.end_step(true);
+    return verdict.finite();
+  }
+
+  std::shared_ptr<CommunicatorBox> box;
+  comm::CompressedAllreduce allreduce;
+};
+
+struct TensorReduceScatter {
+  TensorReduceScatter(std::shared_ptr<CommunicatorBox> box_, const std::string& name,
+                      const std::vector<std::int64_t>& boundaries, const std::string& dtype,
+                      const std::string& codec)
+      : box{std::move(box_)},
+        reduce_scatter{box->get(),
+                       compress::Plan{{parse_codec(codec)},
+                                      whole(name, boundaries.back()),
+                                      {.ranks = box->get().size(),
+                                       .operation = compress::Operation::reduce_scatter,
+                                       .dtype = parse_dtype(dtype),
+                                       .boundaries = boundaries}},
+                       pool_for(box->get()), default_memory()} {}
+
+  bool run(std::uintptr_t in, std::int64_t numel, std::uintptr_t out, std::int64_t out_numel,
+           const std::string& dtype) {
+    const auto verdict =
+        reduce_scatter.run(view_at(in, numel, dtype), view_at(out, out_numel, dtype));
+    reduce_scatter.end_step(true);
+    return verdict.finite();
+  }
+
+  std::shared_ptr<CommunicatorBox> box;
+  comm::CompressedReduceScatter reduce_scatter;
+};
+
+struct TensorAllGather {
+  TensorAllGather(std::shared_ptr<CommunicatorBox> box_,
+                  const std::vector<std::int64_t>& boundaries, const std::string& dtype,
+                  const std::string& codec)
+      : box{std::move(box_)},
+        all_gather{box->get(),         parse_codec(codec), whole("tensor", boundaries.back()),
+                   parse_dtype(dtype), boundaries,         pool_for(box->get()),
+                   default_memory()} {}
+
+  bool run(std::uintptr_t in, std::int64_t in_numel, std::uintptr_t out, std::int64_t numel,
+           const std::string& dtype) {
+    return all_gather.run(view_at(in, in_numel, dtype), view_at(out, numel, dtype)).finite();
+  }
+
+  std::shared_ptr<CommunicatorBox> box;
+  comm::CompressedAllGather all_gather;
+};
+
+}  // namespace
+
+void register_collectives(py::module_& module) {
+  using Box = std::shared_ptr<CommunicatorBox>;
+  using NoGil = py::call_guard<py::gil_scoped_release>;
+  using Boundaries = std::vector<std::int64_t>;
+  py::class_<TensorAllreduce, std::unique_ptr<TensorAllreduce, DeleteWithoutGil>>(module,
+                                                                                  "Allreduce")
+      .def(py::init<Box, std::string, std::int64_t, std::string, std::string>(),
+           py::arg("communicator"), py::arg("name"), py::arg("numel"), py::arg("dtype"),
+           py::arg("codec"), NoGil{})
+      .def("run", &TensorAllreduce::run, py::arg("address"), py::arg("numel"), py::arg("dtype"),
+           NoGil{});
+  py::class_<TensorReduceScatter, std::unique_ptr<TensorReduceScatter, DeleteWithoutGil>>(
+      module, "ReduceScatter")
+      .def(py::init<Box, std::string, Boundaries, std::string, std::string>(),
+           py::arg("communicator"), py::arg("name"), py::arg("boundaries"), py::arg("dtype"),
+           py::arg("codec"), NoGil{})
+      .def("run", &TensorReduceScatter::run, py::arg("source"), py::arg("numel"), py::arg("out"),
+           py::arg("out_numel"), py::arg("dtype"), NoGil{});
+  py::class_<TensorAllGather, std::unique_ptr<TensorAllGather, DeleteWithoutGil>>(module,
+                                                                                  "AllGather")
+      .def(py::init<Box, Boundaries, std::string, std::string>(), py::arg("communicator"),
+           py::arg("boundaries"), py::arg("dtype"), py::arg("codec"), NoGil{})
+      .def("run", &TensorAllGather::run, py::arg("source"), py::arg("source_numel"), py::arg("out"),
+           py::arg("numel"), py::arg("dtype"), NoGil{});
+}
+
+}  // namespace thinwire::python

@@ -1,0 +1,186 @@
+#include "thinwire/comm/engine.hpp"
+
+#include <pybind11/stl.h>
+
+#include <array>
+#include <deque>
+#include <tuple>
+#include <vector>
+
+#include "convert.hpp"
+#include "register.hpp"
+
+namespace thinwire::python {
+namespace {
+
+using compress::Residual;
+
+/// (name, offset in the parameter, offset in the bucket, length, rows, cols, section)
+using SpanFields = std::tuple<std::string, std::int64_t, std::int64_t, std::int64_t, std::int64_t,
+                              std::int64_t, std::uint32_t>;
+/// (name, offset in the parameter, address, elements)
+using ResidualFields = std::tuple<std::string, std::int64_t, std::uintptr_t, std::int64_t>;
+
+/// Floats that Python may read in place.
+struct Floats {
+  std::vector<float> values;
+};
+
+compress::Commit parse_commit(const std::string& text) {
+  if (text == "in_place") return compress::Commit::in_place;
+  if (text == "double") return compress::Commit::double_buffered;
+  throw InvalidArgument{"unknown commit '" + text + "'; use in_place or double"};
+}
+
+compress::NonFinite parse_non_finite(const std::string& text) {
+  if (text == "propagate") return compress::NonFinite::propagate;
+  if (text == "raise") return compress::NonFinite::raise;
+  if (text == "zero") return compress::NonFinite::zero;
+  throw InvalidArgument{"unknown policy '" + text + "' for NaN; use propagate, raise or zero"};
+}
+
+std::vector<Residual> take_residuals(const std::vector<ResidualFields>& fields) {
+  std::vector<Residual> residuals;
+  for (const auto& [name, offset, address, numel] : fields) {
+    const auto* values = reinterpret_cast<const float*>(address);
+    residuals.push_back({name, offset, {values, values + numel}});
+  }
+  return residuals;
+}
+
+py::list give_residuals(std::vector<Residual> residuals) {
+  py::list list;
+  for (auto& residual : residuals) {
+    list.append(
+        py::make_tuple(residual.parameter, residual.offset, Floats{std::move(residual.values)}));
+  }
+  return list;
+}
+
+/// Engine with what its submissions point to.
+class PythonEngine {
+ public:
+  PythonEngine(std::shared_ptr<CommunicatorBox> box, const std::string& commit,
+               const std::string& non_finite, int chunks, int threads)
+      : box_{std::move(box)},
+        engine_{new comm::Engine{box_->get(),
+                                 {},
+                                 {.commit = parse_commit(commit),
+                                  .non_finite = parse_non_finite(non_finite),
+                                  .chunks = chunks,
+                                  .threads = threads}}} {}
+
+  std::size_t add_bucket(const std::string& dtype, std::int64_t elements,
+                         const std::vector<std::string>& codecs,
+                         const std::vector<SpanFields>& spans) {
+    comm::Bucket bucket{parse_dtype(dtype), elements, {}, {}};
+    for (const auto& codec : codecs) bucket.sections.push_back(compress::parse_codec(codec));
+    for (const auto& [name, offset, source, length, rows, cols, section] : spans) {
+      bucket.spans.push_back({name, offset, source, length, rows, cols, section});
+    }
+    return get().add_bucket(std::move(bucket));
+  }
+
+  /// `done` is called with the GIL on the engine's thread.
+  void submit(std::size_t bucket, std::uintptr_t address, std::int64_t numel,
+              const std::string& dtype, float inv_scale, float out_scale, py::function done) {
+    const std::shared_ptr<py::function> callback{new py::function{std::move(done)},
+                                                 [](py::function* function) {
+                                                   const py::gil_scoped_acquire gil;
+                                                   delete function;
+                                                 }};
+    const py::gil_scoped_release release;
+    if (scales_.size() <= bucket) scales_.resize(bucket + 1);
+    scales_[bucket] = {inv_scale, out_scale};
+    get().submit(bucket, view_at(address, numel, dtype),
+                 inv_scale == 1.0f ? nullptr : &scales_[bucket][0],
+                 out_scale == 1.0f ? nullptr : &scales_[bucket][1], [callback] {
+                   const py::gil_scoped_acquire gil;
+                   try {
+                     (*callback)();
+                   } catch (py::error_already_set& error) {
+                     error.discard_as_unraisable("thinwire's engine");
+                   }
+                 });
+  }
+
+  void wait(std::size_t bucket) { get().wait(bucket); }
+
+  std::pair<bool, bool> end_step(bool found_inf) {
+    const comm::StepReport report = get().end_step(found_inf);
+    return {report.committed, report.finite};
+  }
+
+  py::dict plan(std::size_t bucket) {
+    const compress::Plan& plan = get().plan(bucket);
+    const int rank = box_->get().rank();
+    py::dict fields;
+    fields["elements"] = plan.elements();
+    fields["wire_bytes"] = plan.wire_bytes();
+    fields["state_bytes"] = plan.state_bytes(rank);
+    fields["plain"] = plan.plain();
+    return fields;
+  }
+
+  py::dict metrics() {
+    const comm::CallMetrics sum = get().metrics();
+    py::dict fields;
+    fields["calls"] = sum.calls;
+    fields["payload_bytes"] = sum.payload_bytes;
+    fields["wire_bytes"] = sum.wire_bytes;
+    fields["plain_wire_bytes"] = sum.plain_wire_bytes;
+    fields["encode_ms"] = sum.encode_ms;
+    fields["exchange_ms"] = sum.exchange_ms;
+    fields["decode_ms"] = sum.decode_ms;
+    return fields;
+  }
+
+  py::list export_worker() { return give_residuals(get().export_worker()); }
+  py::list export_server() { return give_residuals(get().export_server()); }
+
+  void restore(const std::vector<ResidualFields>& worker,
+               const std::vector<ResidualFields>& server) {
+    get().restore(take_residuals(worker), take_residuals(server));
+  }
+
+  void abort(const std::string& reason) { get().abort(reason); }
+  void close() { engine_.reset(); }
+
+ private:
+  comm::Engine& get() const {
+    if (!engine_) throw AbortedError{"this engine has been closed"};
+    return *engine_;
+  }
+
+  std::shared_ptr<CommunicatorBox> box_;
+  std::deque<std::array<float, 2>> scales_;  // by bucket: inverse, out; a deque: they stay in place
+  std::unique_ptr<comm::Engine> engine_;
+};
+
+}  // namespace
+
+void register_engine(py::module_& module) {
+  using NoGil = py::call_guard<py::gil_scoped_release>;
+  py::class_<Floats>(module, "Floats", py::buffer_protocol()).def_buffer([](Floats& floats) {
+    return py::buffer_info{floats.values.data(), static_cast<py::ssize_t>(floats.values.size())};
+  });
+  py::class_<PythonEngine, std::unique_ptr<PythonEngine, DeleteWithoutGil>>(module, "Engine")
+      .def(py::init<std::shared_ptr<CommunicatorBox>, std::string, std::string, int, int>(),
+           py::arg("communicator"), py::arg("commit"), py::arg("non_finite"), py::arg("chunks"),
+           py::arg("threads"), NoGil{})
+      .def("add_bucket", &PythonEngine::add_bucket, py::arg("dtype"), py::arg("elements"),
+           py::arg("codecs"), py::arg("spans"), NoGil{})
+      .def("submit", &PythonEngine::submit, py::arg("bucket"), py::arg("address"), py::arg("numel"),
+           py::arg("dtype"), py::arg("inv_scale"), py::arg("out_scale"), py::arg("done"))
+      .def("wait", &PythonEngine::wait, py::arg("bucket"), NoGil{})
+      .def("end_step", &PythonEngine::end_step, py::arg("found_inf"), NoGil{})
+      .def("plan", &PythonEngine::plan, py::arg("bucket"))
+      .def("metrics", &PythonEngine::metrics)
+      .def("export_worker", &PythonEngine::export_worker)
+      .def("export_server", &PythonEngine::export_server)
+      .def("restore", &PythonEngine::restore, py::arg("worker"), py::arg("server"), NoGil{})
+      .def("abort", &PythonEngine::abort, py::arg("reason"), NoGil{})
+      .def("close", &PythonEngine::close, NoGil{});
+}
+
+}  // namespace thinwire::python

@@ -1,0 +1,158 @@
+"""How the ranks of a job find each other: from a torch process group or a launcher's variables."""
+
+import json
+import os
+import secrets
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+from thinwire import _core
+from thinwire.communicator import Communicator
+from thinwire.errors import InvalidArgument, TransportError
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+
+_MPI_VARIABLES = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"))
+_default: Communicator | None = None
+_meetings = 0  # of launcher's variables; equal on all ranks
+
+
+def init(group: "dist.ProcessGroup | None" = None, *, transport: str = "auto") -> Communicator:
+    """Collective: makes the job's communicator, which later calls without ``group`` return again.
+
+    ``group`` is a torch process group, of any backend. Without one, it is torch's default group if
+    there is one, else what mpirun, torchrun or Slurm say in the environment.
+
+    ``transport`` is ``"mpi"``, ``"gloo"`` (a private gloo group beside ``group``), or ``"auto"``:
+    MPI where mpirun started the job and the MPI module loads on every rank, else gloo.
+
+    Raises :class:`InvalidArgument` when nothing says which ranks there are, and
+    :class:`TransportError` or :class:`TimeoutError` when ranks do not come.
+    """
+    global _default
+    if transport not in ("auto", "mpi", "gloo"):
+        raise InvalidArgument(f"unknown transport '{transport}'; use auto, mpi or gloo")
+    if group is not None:
+        return _make(group, transport)
+    if _default is None or _default.closed:
+        _default = _make(_torch_default_group(), transport)
+    return _default
+
+
+def _make(group: "dist.ProcessGroup | None", transport: str) -> Communicator:
+    if _use_mpi(group, transport):
+        return Communicator(_core.mpi_communicator())
+    if group is not None:
+        return _over_group(group)
+    return _over_environment()
+
+
+def _torch_default_group() -> "dist.ProcessGroup | None":
+    if "torch" not in sys.modules:
+        return None
+    import torch.distributed as dist
+
+    return dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
+
+
+def _use_mpi(group: "dist.ProcessGroup | None", transport: str) -> bool:
+    if transport != "auto":
+        return transport == "mpi"
+    place = next(
+        ((int(os.environ[r]), int(os.environ[s])) for r, s in _MPI_VARIABLES if r in os.environ),
+        None,
+    )
+    loads = place is not None and _core.mpi_available()[0]
+    if group is None:
+        return loads
+    import torch.distributed as dist
+
+    mine = loads and place == (dist.get_rank(group), dist.get_world_size(group))
+    votes: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(votes, mine, group=group)
+    return all(votes)
+
+
+def _over_group(group: "dist.ProcessGroup") -> Communicator:
+    import torch.distributed as dist
+
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+    place: list[Any] = [None]
+    store: Any = None
+    if rank == 0:
+        store, place[0] = _open_place(size)
+    dist.broadcast_object_list(place, src=dist.get_global_rank(group, 0), group=group)
+    return _join(store, place[0], rank, size)
+
+
+def _over_environment() -> Communicator:
+    global _meetings
+    from thinwire import _torch_private as private
+
+    _set_torch_variables()
+    store, rank, size = private.environment_rendezvous()
+    key = f"thinwire/{_meetings}"
+    _meetings += 1
+    if rank == 0:
+        own_store, place = _open_place(size)
+        store.set(key, json.dumps(place))
+        return _join(own_store, place, rank, size)
+    return _join(None, json.loads(store.get(key)), rank, size)
+
+
+def _open_place(size: int) -> tuple[Any, tuple[str, int, int, str]]:
+    """On rank 0: a store of our own, and where the others find it and the control plane."""
+    from thinwire import _torch_private as private
+
+    host = _own_address()
+    store = private.TCPStore(host, 0, size, is_master=True, wait_for_workers=False)
+    with socket.socket() as probe:  # a port that is free now
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    return store, (host, store.port, port, secrets.token_hex(16))
+
+
+def _join(store: Any, place: tuple[str, int, int, str], rank: int, size: int) -> Communicator:
+    from thinwire import _torch_private as private
+    from thinwire._gloo import GlooExchange
+
+    host, store_port, port, secret = place
+    if store is None:
+        store = private.TCPStore(host, store_port, size, is_master=False, wait_for_workers=False)
+    exchange = GlooExchange(store, rank, size, "thinwire")
+    return Communicator(_core.group_communicator(exchange, host, port, secret))
+
+
+def _own_address() -> str:
+    """This host's address as the others see it: the one that leads to MASTER_ADDR."""
+    if address := os.environ.get("THINWIRE_MASTER_ADDR"):
+        return address
+    master = os.environ.get("MASTER_ADDR", "")
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((master or socket.gethostname(), 1))  # sends nothing
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise TransportError(
+            f"no way to '{master}': {error}; set THINWIRE_MASTER_ADDR to an address of rank 0"
+        ) from error
+
+
+def _set_torch_variables() -> None:
+    """RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, from the launcher's own where they miss."""
+    environment = os.environ
+    for rank, size in (*_MPI_VARIABLES, ("SLURM_PROCID", "SLURM_NTASKS")):
+        if rank in environment and size in environment:
+            environment.setdefault("RANK", environment[rank])
+            environment.setdefault("WORLD_SIZE", environment[size])
+    if "RANK" not in environment or "WORLD_SIZE" not in environment:
+        raise InvalidArgument(
+            "thinwire.init() found no ranks: start the job with torchrun, mpirun or srun, or call "
+            "torch.distributed.init_process_group first"
+        )
+    if "MASTER_ADDR" not in environment and "SLURM_LAUNCH_NODE_IPADDR" in environment:
+        environment["MASTER_ADDR"] = environment["SLURM_LAUNCH_NODE_IPADDR"]
+    environment.setdefault("MASTER_ADDR", "127.0.0.1")
+    environment.setdefault("MASTER_PORT", "29500")

@@ -1,0 +1,35 @@
+"""What thinwire takes of a torch tensor: address, size and dtype."""
+
+from typing import TYPE_CHECKING
+
+from thinwire import _core
+from thinwire.errors import UnsupportedTensor
+
+if TYPE_CHECKING:
+    import torch
+
+_NAMES = {"torch.float32": "f32", "torch.float16": "f16", "torch.bfloat16": "bf16"}
+
+
+def dtype_name(tensor: "torch.Tensor") -> str:
+    """ "f32", "f16" or "bf16"; empty for other dtypes."""
+    return _NAMES.get(str(tensor.dtype), "")
+
+
+def check_tensor(tensor: "torch.Tensor", what: str, rank: int) -> None:
+    """Raises UnsupportedTensor, naming ``what`` and the rank, unless the tensor can be reduced."""
+    where = f"rank {rank}: '{what}'"
+    if not all(hasattr(tensor, name) for name in ("data_ptr", "is_contiguous", "dtype", "device")):
+        raise UnsupportedTensor(f"{where} is a {type(tensor).__name__}, not a torch tensor")
+    if not dtype_name(tensor):
+        raise UnsupportedTensor(
+            f"{where} is {tensor.dtype}; use torch.float32, torch.float16 or torch.bfloat16"
+        )
+    if str(tensor.layout) != "torch.strided" or not tensor.is_contiguous():
+        raise UnsupportedTensor(f"{where} is not contiguous; pass tensor.contiguous()")
+    if tensor.device.type != "cpu":
+        built = _core.build_info()["cuda"]
+        raise UnsupportedTensor(
+            f"{where} is on {tensor.device}, but this communicator reduces CPU tensors"
+            + ("" if built else "; this thinwire was built without CUDA: install it where nvcc is")
+        )
