@@ -1,0 +1,347 @@
+"""The state of the hook, and what the user holds."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from thinwire import _torch_private as private
+from thinwire._lifetime import close_at_exit
+from thinwire._start import init
+from thinwire._tensors import dtype_name
+from thinwire.errors import InvalidArgument, Unsupported
+from thinwire.torch import _auto, _phases, _state
+from thinwire.torch._optim import AdamW
+from thinwire.torch._reducer import BucketReducer
+from thinwire.torch._refusals import refuse_parameters
+from thinwire.torch._rules import CodecRules
+
+logger = logging.getLogger("thinwire")
+
+Future = torch.futures.Future[torch.Tensor]
+
+
+def _completed(tensor: torch.Tensor) -> Future:
+    future: Future = torch.futures.Future()
+    future.set_result(tensor)
+    return future
+
+
+class Handle:
+    """What :func:`compress` returns: a DDP model's compressed exchange, to steer and to watch.
+
+    Methods are called between steps and, where they say so, on all ranks alike. Not thread-safe.
+    A deep or pickled copy of the model does not exchange: its handle refuses every call.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        codec: str,
+        *,
+        codecs: Mapping[str, str] | None,
+        optimizer: torch.optim.Optimizer | None,
+        switch_at: int | None,
+        scaler: private.GradScaler | None,
+        non_finite: str,
+        commit: str,
+        chunks: int,
+        process_group: dist.ProcessGroup | None,
+    ) -> None:
+        parameters = dict(module.named_parameters())
+        refuse_parameters(parameters)
+        self._names = {id(parameter): name for name, parameter in parameters.items()}
+        self._parameters = parameters
+        group = process_group if process_group is not None else dist.group.WORLD
+        assert group is not None
+        self._group: dist.ProcessGroup = group
+        self._rank = dist.get_rank(group)
+        self._size = dist.get_world_size(group)
+        self._scaler = scaler
+        self._non_finite = non_finite
+        if commit == "auto":
+            commit = "double" if scaler is not None or non_finite == "raise" else "in_place"
+        self._commit = commit
+        self._plain_depth = 0
+        self._steps = 0
+        self._skipped_steps = 0
+        self._error: BaseException | None = None
+        self._choice: _auto.Choice | None = None
+        self._switch: _phases.VarianceSwitch | None = None
+        self._target = ""
+
+        CodecRules("none" if codec == "auto" else codec, codecs)  # raises before anything is made
+        self._reducer: BucketReducer | None = None
+        if self._size > 1:
+            # Its own, so that two models never share one; and made here, never inside a hook.
+            world = group is dist.group.WORLD
+            self._parent = init() if world else init(group)
+            communicator = self._parent._core.split(0, self._rank)
+            assert communicator is not None
+            self._communicator = communicator
+            self._reducer = BucketReducer(communicator, commit, non_finite, chunks)
+        if codec == "auto":
+            codec = self._choose()
+        codec = self._first_phase(codec, optimizer, switch_at)
+        self._rules = CodecRules(codec, codecs)
+        self._say(f"{self._size} ranks, codec {codec}, {commit} residuals")
+        close_at_exit(self)
+
+    @property
+    def codec(self) -> str:
+        """The codec of parameters that no pattern names."""
+        return self._rules.codec
+
+    def set_codec(self, codec: str) -> None:
+        """On all ranks: another codec, from the next backward on. Residuals stay.
+
+        What a parameter's new codec does not use of its residual (``none``) is kept for later.
+        """
+        self._rules = self._rules.with_codec(codec)
+        self._say(f"step {self._steps}: codec {self._rules.codec}")
+
+    @contextmanager
+    def plain(self) -> Iterator[None]:
+        """On all ranks: backwards inside it exchange as DDP without a hook does."""
+        self._plain_depth += 1
+        try:
+            yield
+        finally:
+            self._plain_depth -= 1
+
+    def discard_step(self) -> None:
+        """On all ranks, after a backward whose gradients are not used: residuals go back.
+
+        Needs ``commit="double"``. A step in which any rank had NaN or Inf needs no call.
+        """
+        if self._commit != "double":
+            raise Unsupported("discard_step() needs residuals in two versions: commit='double'")
+        self._end_step(found_inf=True)
+
+    def metrics(self) -> dict[str, Any]:
+        """Sums since the start, on this rank: bytes sent to others, milliseconds of the codec."""
+        totals = self._reducer.metrics() if self._reducer else {}
+        buckets = [] if self._reducer is None else self._reducer.buckets()
+        return {
+            "steps": self._steps,
+            "skipped_steps": self._skipped_steps,
+            "codec": self.codec,
+            **totals,
+            "state_bytes": sum(bucket.state_bytes for bucket in buckets),
+            "buckets": [
+                {
+                    "elements": bucket.elements,
+                    "dtype": bucket.dtype,
+                    "codecs": sorted(set(bucket.codecs)),
+                    "wire_bytes": bucket.wire_bytes,
+                    "plain_wire_bytes": bucket.plain_wire_bytes,
+                }
+                for bucket in buckets
+            ],
+        }
+
+    def explain(self) -> str:
+        """For people: which codec and why, and each bucket's bytes before and after."""
+        lines = [f"thinwire: {self._size} ranks, codec {self.codec}, after {self._steps} steps"]
+        if self._size == 1:
+            lines.append("one rank: nothing is exchanged")
+        if self._choice is not None:
+            lines.append(str(self._choice))
+        if self._switch is not None:
+            lines.append(f"{self._target} when Adam's second moment has settled")
+        metrics = self.metrics()
+        for number, bucket in enumerate(metrics["buckets"]):
+            ratio = bucket["plain_wire_bytes"] / max(1, bucket["wire_bytes"])
+            lines.append(
+                f"bucket {number}: {bucket['elements']} {bucket['dtype']}, "
+                f"{'+'.join(bucket['codecs'])}: {bucket['plain_wire_bytes']} -> "
+                f"{bucket['wire_bytes']} bytes sent by a rank ({ratio:.1f} times less)"
+            )
+        lines.append(f"residuals: {metrics['state_bytes']} bytes a rank")
+        return "\n".join(lines)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this rank remembers, by parameter; CPU tensors. For torch.save or a checkpoint.
+
+        Keys hold the rank, so that torch.distributed.checkpoint keeps every rank's.
+        """
+        worker: _state.Residuals = []
+        server: _state.Residuals = []
+        if self._reducer is not None:
+            self._end_step()
+            worker, server = self._reducer.residuals()
+        own = {"worker": _state.pack(worker), "server": _state.pack(server)}
+        return {
+            "version": _state.VERSION,
+            "ranks": self._size,
+            "codec": self.codec,
+            "switch": None if self._switch is None else self._switch.state(),
+            "residuals": {f"rank{self._rank}": own},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], *, residuals: str = "per_rank") -> None:
+        """On all ranks: goes on from a saved state, also in the codec that it was saved under.
+
+        ``residuals``: ``per_rank`` (each its own; as many ranks as saved: training then goes on
+        bitwise), ``mean`` (any number of ranks, from all ranks' states, see
+        :func:`merge_states`: nothing that was left out is lost), or ``drop``.
+
+        Raises FormatError or InvalidArgument, and then changes nothing.
+        """
+        sizes = {name: parameter.numel() for name, parameter in self._parameters.items()}
+        worker, server = _state.read(state, residuals, self._rank, self._size, sizes)
+        rules = self._rules.with_codec(str(state.get("codec")))
+        saved_switch = state.get("switch")
+        if self._reducer is not None:
+            self._end_step()
+            self._reducer.restore(worker, server)
+        self._rules = rules
+        if self._switch is not None and saved_switch is not None:
+            self._switch.load(saved_switch)
+        elif self._switch is not None:
+            self._switch = None  # it was saved after the switch
+
+    def close(self) -> None:
+        """Ends the engine's thread. Done at exit by itself."""
+        if self._reducer is not None:
+            self._reducer.close()
+            self._communicator.close()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "DetachedHandle":
+        return DetachedHandle()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return (DetachedHandle, ())
+
+    def _reduce(self, bucket: private.GradBucket) -> Future:
+        """The hook: runs on autograd's thread as a bucket's gradients become ready."""
+        buffer = bucket.buffer()
+        if self._reducer is None:
+            return _completed(buffer)
+        try:
+            if bucket.index() == 0:
+                private.after_backward(self._finish_backward)
+                self._end_step()
+            named = self._named(bucket)
+            if self._travels_plain(named, buffer):
+                return self._reduce_plain(buffer)
+            future: Future = torch.futures.Future()
+            self._reducer.submit(
+                named, buffer, self._rules, self._scale(), lambda: future.set_result(buffer)
+            )
+            return future
+        except Exception as error:  # raised when backward is over: DDP has to finish first
+            self._error = self._error or error
+            return _completed(buffer)
+
+    def _named(self, bucket: private.GradBucket) -> list[tuple[str, torch.Tensor]]:
+        named = []
+        for parameter in bucket.parameters():
+            name = self._names.get(id(parameter))
+            if name is None:
+                raise InvalidArgument(
+                    f"rank {self._rank}: a parameter of shape {tuple(parameter.shape)} is not of "
+                    "the module that was given to thinwire"
+                )
+            named.append((name, parameter))
+        return named
+
+    def _travels_plain(self, named: list[tuple[str, torch.Tensor]], buffer: torch.Tensor) -> bool:
+        return (
+            self._plain_depth > 0
+            or buffer.is_sparse
+            or not dtype_name(named[0][1])  # of the parameter: complex buckets look real
+            or all(self._rules.codec_of(name, p) == "none" for name, p in named)
+        )
+
+    def _reduce_plain(self, buffer: torch.Tensor) -> Future:
+        """What DDP does without a hook, to the bit."""
+        buffer.mul_(1.0 / self._size)
+        work = dist.all_reduce(buffer, group=self._group, async_op=True)
+        assert work is not None
+
+        def in_place(done: Any) -> torch.Tensor:
+            done.value()  # raises
+            return buffer
+
+        future: Future = work.get_future().then(in_place)
+        return future
+
+    def _scale(self) -> float:
+        scaler = self._scaler
+        return float(scaler.get_scale()) if scaler is not None and scaler.is_enabled() else 1.0
+
+    def _finish_backward(self) -> None:
+        """After DDP's own finalizer: raises what went wrong."""
+        assert self._reducer is not None
+        error, self._error = self._error, None
+        try:
+            self._reducer.check()
+            if error is not None:  # of a bucket that was never submitted
+                self._end_step(found_inf=True)
+        except Exception as failure:
+            error = error or failure
+        if error is not None:
+            raise error
+        self._steps += 1
+        if self._non_finite == "raise":
+            self._end_step()
+
+    def _end_step(self, found_inf: bool = False) -> None:
+        if self._reducer is None:
+            return
+        committed, _ = self._reducer.end_step(found_inf)
+        self._skipped_steps += not committed
+
+    def _choose(self) -> str:
+        if self._reducer is None:
+            return "none"
+        elements = sum(parameter.numel() for parameter in self._parameters.values())
+        self._choice = _auto.choose(self._communicator, self._group, elements)
+        self._say(str(self._choice))
+        return self._choice.codec
+
+    def _first_phase(
+        self, codec: str, optimizer: torch.optim.Optimizer | None, switch_at: int | None
+    ) -> str:
+        """The codec to begin with; arranges for the switch where there is one."""
+        if not _phases.needs_rule(codec):
+            if switch_at is not None:
+                raise InvalidArgument(f"switch_at is for sign and topk, not for '{codec}'")
+            return codec
+        if isinstance(optimizer, AdamW):
+            if optimizer.frozen:
+                return codec
+            self._switch = _phases.VarianceSwitch(optimizer, switch_at)
+            self._target = codec
+
+            def after_step(stepped: torch.optim.Optimizer, *_: Any) -> None:
+                if self._switch is not None and self._switch.after_step():
+                    self._switch = None
+                    optimizer.freeze_second_moment()
+                    self.set_codec(self._target)
+
+            optimizer.register_step_post_hook(after_step)
+            return "int4"
+        may_be_adam = optimizer is None or isinstance(optimizer, torch.optim.Adam)
+        if may_be_adam and self._rank == 0 and self._size > 1:
+            _phases.warn_without_rule(codec)
+        return codec
+
+    def _say(self, text: str) -> None:
+        if self._rank == 0:
+            logger.info("%s", text)
+
+
+class DetachedHandle:
+    """In place of a handle in a copy of a model: the copy trains as plain DDP, if at all."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise Unsupported(
+            "this is a copy of a compressed model, which exchanges nothing; call compress() on it"
+        )

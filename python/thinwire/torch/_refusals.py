@@ -1,0 +1,59 @@
+"""What thinwire does not run under: refused by name, before it can go wrong quietly."""
+
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from thinwire import _torch_private as private
+from thinwire.errors import Unsupported, UnsupportedTensor
+
+
+def refuse_model(model: object) -> DistributedDataParallel:
+    """The DDP model behind ``model``, which torch.compile may have wrapped; raises if unfit."""
+    ddp = private.uncompiled(model)
+    if not isinstance(ddp, DistributedDataParallel):
+        raise UnsupportedTensor(
+            f"compress() takes a DistributedDataParallel model, not a {type(ddp).__name__}; for a "
+            "trainer that wraps the model itself, use ddp_hook()"
+        )
+    if ddp.mixed_precision is not None:
+        raise Unsupported(
+            "DDP's mixed_precision= casts parameters and gradients beside the hook; use "
+            "torch.autocast, or a model in bfloat16"
+        )
+    if private.uses_python_reducer(ddp):
+        raise Unsupported(
+            "torch._dynamo.config.optimize_ddp = 'python_reducer' gives hooks single gradients "
+            "instead of buckets; use the default, 'ddp_optimizer'"
+        )
+    if names := private.hook_names(ddp):
+        raise Unsupported(
+            f"this DDP model has a communication hook already ({names[0]}), and DDP takes one"
+        )
+    refuse_parameters(dict(ddp.module.named_parameters()))
+    return ddp
+
+
+def refuse_parameters(parameters: dict[str, torch.nn.Parameter]) -> None:
+    devices = {p.device for p in parameters.values()}
+    if len(devices) > 1:
+        raise Unsupported(
+            f"the parameters stand on several devices ({', '.join(sorted(map(str, devices)))}); "
+            "thinwire reduces those of one"
+        )
+    for name, parameter in parameters.items():
+        if private.has_optimizer_in_backward(parameter):
+            raise Unsupported(
+                f"parameter '{name}' has an optimizer in backward, which would step before its "
+                "gradient has been averaged; call optimizer.step() after backward()"
+            )
+
+
+def refuse_join(module: Any, _: object) -> None:
+    """A forward pre-hook of the DDP model."""
+    if private.is_joining(module):
+        raise Unsupported(
+            "torch's Join answers for ranks that have run out of inputs with DDP's own buckets; "
+            "under thinwire give all ranks as many batches (drop_last=True)"
+        )

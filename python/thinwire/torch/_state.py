@@ -1,0 +1,131 @@
+"""Residuals as a state_dict, and back: checked, since a file may be foreign or cut short."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from thinwire.errors import FormatError, InvalidArgument
+
+VERSION = 1
+Residuals = list[tuple[str, int, torch.Tensor]]
+"""Name of the parameter, offset in it, values."""
+
+
+def pack(residuals: Residuals) -> dict[str, dict[str, torch.Tensor]]:
+    """By parameter: offsets, lengths, and the values one after the other."""
+    by_name: dict[str, list[tuple[int, torch.Tensor]]] = {}
+    for name, offset, values in residuals:
+        by_name.setdefault(name, []).append((offset, values))
+    return {
+        name: {
+            "offsets": torch.tensor([offset for offset, _ in pieces]),
+            "lengths": torch.tensor([values.numel() for _, values in pieces]),
+            "values": torch.cat([values for _, values in pieces]),
+        }
+        for name, pieces in by_name.items()
+    }
+
+
+def unpack(packed: Any, sizes: Mapping[str, int], where: str) -> Residuals:
+    """The inverse of :func:`pack`; ``sizes``: elements by parameter. Raises FormatError."""
+    residuals: Residuals = []
+    for name, fields in _mapping(packed, where).items():
+        place = f"{where}, parameter '{name}'"
+        if name not in sizes:
+            raise FormatError(f"{place}: this model has no such parameter")
+        offsets, lengths, values = (
+            _tensor(fields, key, place) for key in ("offsets", "lengths", "values")
+        )
+        if offsets.numel() != lengths.numel() or int(lengths.sum()) != values.numel():
+            raise FormatError(f"{place}: {values.numel()} values do not fit the pieces' lengths")
+        position = 0
+        for offset, length in zip(offsets.tolist(), lengths.tolist(), strict=True):
+            if offset < 0 or length < 0 or offset + length > sizes[name]:
+                raise FormatError(
+                    f"{place}: {length} values at {offset} leave the {sizes[name]} elements"
+                )
+            piece = values[position : position + length].to("cpu", torch.float32).contiguous()
+            residuals.append((name, offset, piece))
+            position += length
+    return residuals
+
+
+def read(
+    state: Any, residuals: str, rank: int, ranks: int, sizes: Mapping[str, int]
+) -> tuple[Residuals, Residuals]:
+    """(worker, server) residuals for this rank, out of a state of one or of all ranks."""
+    where = f"rank {rank}: thinwire state"
+    if residuals not in ("per_rank", "mean", "drop"):
+        raise InvalidArgument(f"residuals='{residuals}'; use per_rank, mean or drop")
+    fields = _mapping(state, where)
+    if fields.get("version") != VERSION:
+        raise FormatError(f"{where}: version is {fields.get('version')!r}, not {VERSION}")
+    if residuals == "drop":
+        return [], []
+    saved_ranks = fields.get("ranks")
+    by_rank = _mapping(fields.get("residuals"), where)
+    if residuals == "per_rank":
+        if saved_ranks != ranks or f"rank{rank}" not in by_rank:
+            raise InvalidArgument(
+                f"{where}: saved by {saved_ranks} ranks and holding {', '.join(by_rank)}, loaded "
+                f"by {ranks}; merge the ranks' states (merge_states) and use residuals='mean'"
+            )
+        return _of_rank(by_rank, rank, sizes, where)
+    if not isinstance(saved_ranks, int) or any(
+        f"rank{r}" not in by_rank for r in range(saved_ranks)
+    ):
+        raise InvalidArgument(
+            f"{where}: residuals='mean' needs the states of all {saved_ranks} ranks (merge_states)"
+            f", this one holds {', '.join(by_rank)}"
+        )
+    return _mean(by_rank, saved_ranks, rank, sizes, where)
+
+
+def _of_rank(
+    by_rank: Mapping[str, Any], rank: int, sizes: Mapping[str, int], where: str
+) -> tuple[Residuals, Residuals]:
+    own = _mapping(by_rank[f"rank{rank}"], where)
+    worker, server = own.get("worker"), own.get("server")
+    return (
+        unpack(worker, sizes, f"{where}, worker of rank {rank}"),
+        unpack(server, sizes, f"{where}, server of rank {rank}"),
+    )
+
+
+def _mean(
+    by_rank: Mapping[str, Any], saved: int, rank: int, sizes: Mapping[str, int], where: str
+) -> tuple[Residuals, Residuals]:
+    """Every rank has the mean of all, and rank 0 brings all the owners': mean(e) + r stays."""
+    sums: dict[str, torch.Tensor] = {}
+    server: Residuals = []
+    for old in range(saved):
+        worker_of_old, server_of_old = _of_rank(by_rank, old, sizes, where)
+        server += server_of_old
+        for name, offset, values in worker_of_old:
+            total = sums.setdefault(name, torch.zeros(sizes[name], dtype=torch.float64))
+            total[offset : offset + values.numel()] += values
+    worker = [(name, 0, (total / saved).to(torch.float32)) for name, total in sums.items()]
+    return worker, server if rank == 0 else []
+
+
+def merge_states(states: list[dict[str, Any]]) -> dict[str, Any]:
+    """One state of the states of all ranks, for ``load_state_dict(..., residuals="mean")``."""
+    if not states:
+        raise InvalidArgument("merge_states: no states")
+    merged = dict(states[0])
+    merged["residuals"] = {k: v for state in states for k, v in state["residuals"].items()}
+    return merged
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise FormatError(f"{where}: a {type(value).__name__} stands where a dict should")
+    return value
+
+
+def _tensor(fields: Any, key: str, where: str) -> torch.Tensor:
+    value = _mapping(fields, where).get(key)
+    if not isinstance(value, torch.Tensor) or value.dim() != 1:
+        raise FormatError(f"{where}: '{key}' is no tensor of one dimension")
+    return value
