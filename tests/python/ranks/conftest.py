@@ -1,0 +1,44 @@
+"""Tests of this folder run on all ranks of a job at once: tests/python/run starts them."""
+
+import os
+from datetime import timedelta
+
+import pytest
+import thinwire
+import torch
+import torch.distributed as dist
+
+RANK = int(os.environ["RANK"])
+SIZE = int(os.environ["WORLD_SIZE"])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def process_group():
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", timeout=timedelta(seconds=30))
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report):
+    if report.failed and RANK != 0:  # at once: another rank's crash may end this one
+        print(f"rank {RANK}: {report.nodeid} failed:\n{report.longreprtext}", flush=True)
+
+
+@pytest.fixture
+def may_abort():
+    """Skips under mpirun: an aborted MPI is not finalised, and mpirun calls that a failure."""
+    if thinwire.init().transport == "mpi":
+        pytest.skip("tests/comm/check_faults has MPI's aborts")
+
+
+@pytest.fixture
+def needs(request):
+    """``needs(4)``: skips where there are not as many ranks."""
+
+    def skip_below(ranks: int) -> None:
+        if ranks > SIZE:
+            pytest.skip(f"needs {ranks} ranks")
+
+    return skip_below

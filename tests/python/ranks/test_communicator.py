@@ -1,0 +1,136 @@
+import pytest
+import thinwire
+import torch
+import torch.distributed as dist
+from conftest import RANK, SIZE
+from training import gathered
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    return thinwire.init()
+
+
+def values(seed: int = 0, numel: int = 3000, dtype=torch.float32) -> torch.Tensor:
+    return torch.randn(numel, generator=torch.Generator().manual_seed(10 * seed + RANK)).to(dtype)
+
+
+def test_init_again_gives_the_same_communicator(ranks):
+    assert thinwire.init() is ranks
+    assert (ranks.rank, ranks.size) == (RANK, SIZE)
+    assert ranks.local_size == SIZE
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("op", ["sum", "avg", "max"])
+def test_allreduce_of_exact_values_is_exact(ranks, dtype, op):
+    tensor = torch.full((1001,), RANK + 1.0, dtype=dtype)
+    ranks.allreduce(tensor, op=op)
+    total = SIZE * (SIZE + 1) / 2
+    assert (tensor == {"sum": total, "avg": total / SIZE, "max": SIZE}[op]).all()
+
+
+@pytest.mark.parametrize("codec", ["bf16", "fp16", "int8", "int4", "sign", "topk:0.1"])
+def test_allreduce_compressed_gives_the_same_bits_everywhere(ranks, codec):
+    tensor = values()
+    mean = torch.stack(gathered(tensor.clone())).mean(0)
+    ranks.allreduce(tensor, codec=codec)
+    assert all(torch.equal(tensor, other) for other in gathered(tensor))
+    worst = {"bf16": 0.01, "fp16": 0.004, "int8": 0.05, "int4": 0.6}
+    assert (tensor - mean).abs().max() < worst.get(codec, 5)
+
+
+def test_residual_makes_up_for_what_was_left_out(ranks):
+    gradient = values(seed=1)
+    mean = torch.stack(gathered(gradient)).mean(0)
+    with_memory, without = torch.zeros(3000), torch.zeros(3000)
+    for _ in range(30):
+        a, b = gradient.clone(), gradient.clone()
+        ranks.allreduce(a, codec="sign", residual="w")
+        ranks.allreduce(b, codec="sign")
+        with_memory += a / 30
+        without += b / 30
+    error, error_without = (with_memory - mean).norm(), (without - mean).norm()
+    assert error < 0.25 * error_without
+
+
+def test_async_works_are_complete_in_any_order_of_waiting(ranks):
+    tensors = [torch.full((100 * (i + 1),), float(RANK)) for i in range(5)]
+    works = [ranks.allreduce(t, op="sum", async_op=True) for t in tensors]
+    for work in reversed(works):
+        work.wait()
+        assert work.is_completed()
+    assert all((t == SIZE * (SIZE - 1) / 2).all() for t in tensors)
+
+
+@pytest.mark.parametrize("codec", ["none", "int8"])
+def test_reduce_scatter_and_all_gather_give_the_mean(ranks, codec):
+    tensor = values(numel=500 * SIZE)
+    mean = torch.stack(gathered(tensor)).mean(0)
+    part, back = torch.empty(500), torch.empty(500 * SIZE)
+    ranks.reduce_scatter(part, tensor, codec=codec)
+    ranks.all_gather(back, part, codec="none")
+    assert (back - mean).abs().max() < (1e-5 if codec == "none" else 0.05)
+    ranks.all_gather(back, part, codec=codec)
+    assert all(torch.equal(back, other) for other in gathered(back))
+
+
+def test_split_reduces_within_its_group(ranks):
+    child = ranks.split(RANK % 2, -RANK)
+    tensor = torch.full((10,), float(RANK))
+    child.allreduce(tensor, op="max")
+    assert tensor[0] == max(r for r in range(SIZE) if r % 2 == RANK % 2)
+    child.close()
+    assert ranks.split(-1) is None
+
+
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (torch.zeros(4, dtype=torch.int32), "int32"),
+        (torch.zeros(4, dtype=torch.float64), "float64"),
+        (torch.zeros(4, 4).t()[:2], "not contiguous"),
+        (torch.zeros(4, device="meta"), "meta"),
+        ([1.0, 2.0], "list"),
+    ],
+)
+def test_tensors_of_the_wrong_kind_name_what_and_the_rank(ranks, tensor, words):
+    with pytest.raises(TypeError, match=words) as raised:
+        ranks.allreduce(tensor)
+    assert isinstance(raised.value, thinwire.UnsupportedTensor)
+    assert f"rank {RANK}: 'tensor'" in str(raised.value)
+
+
+def test_bad_arguments_are_value_errors(ranks):
+    with pytest.raises(ValueError, match="codec 'sgin'"):
+        ranks.allreduce(values(), codec="sgin")
+    with pytest.raises(ValueError, match="op must be avg"):
+        ranks.allreduce(values(), codec="sign", op="sum")
+    with pytest.raises(ValueError, match="1/"):
+        ranks.reduce_scatter(torch.empty(7), torch.empty(7 * SIZE + 1))
+    with pytest.raises(ValueError, match="transport"):
+        thinwire.init(transport="pigeon")
+
+
+@pytest.mark.parametrize("codec", ["none", "int8"])
+def test_sizes_that_differ_raise_on_every_rank_and_leave_it_usable(ranks, codec):
+    with pytest.raises(thinwire.MismatchError) as raised:
+        ranks.allreduce(torch.zeros(100 + RANK), codec=codec)
+    assert {str(100), str(101)} & {raised.value.mine, raised.value.theirs} or "100" in str(
+        raised.value
+    )
+    ranks.barrier()
+
+
+def test_abort_reaches_every_rank_with_its_reason(may_abort):
+    doomed = thinwire.init(dist.group.WORLD).split(0)
+    if RANK == SIZE - 1:
+        doomed.abort("out of paper")
+    with pytest.raises(thinwire.AbortedError, match="out of paper") as raised:
+        for _ in range(1000):
+            doomed.barrier()
+    assert raised.value.peer == SIZE - 1
+    assert isinstance(raised.value, ConnectionError)
+    doomed.close()
+    with pytest.raises(thinwire.AbortedError, match="closed"):
+        doomed.allreduce(torch.zeros(3))
