@@ -5,7 +5,7 @@ handle = thinwire.torch.compress(ddp_model, "int8")
 
 from thinwire.torch._handle import Handle
 from thinwire.torch._hook import compress, ddp_hook
-from thinwire.torch._optim import AdamW
 from thinwire.torch._state import merge_states
+from thinwire.torch.adamw import AdamW
 
 __all__ = ["AdamW", "Handle", "compress", "ddp_hook", "merge_states"]

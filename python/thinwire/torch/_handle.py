@@ -14,7 +14,6 @@ from thinwire._start import init
 from thinwire._tensors import dtype_name
 from thinwire.errors import InvalidArgument, Unsupported
 from thinwire.torch import _auto, _phases, _state
-from thinwire.torch._optim import AdamW
 from thinwire.torch._reducer import BucketReducer
 from thinwire.torch._refusals import refuse_parameters
 from thinwire.torch._rules import CodecRules
@@ -70,8 +69,6 @@ class Handle:
         self._skipped_steps = 0
         self._error: BaseException | None = None
         self._choice: _auto.Choice | None = None
-        self._switch: _phases.VarianceSwitch | None = None
-        self._target = ""
 
         CodecRules("none" if codec == "auto" else codec, codecs)  # raises before anything is made
         self._reducer: BucketReducer | None = None
@@ -85,7 +82,14 @@ class Handle:
             self._reducer = BucketReducer(communicator, commit, non_finite, chunks)
         if codec == "auto":
             codec = self._choose()
-        codec = self._first_phase(codec, optimizer, switch_at)
+        self._target = codec
+        codec = _phases.first_codec(
+            codec,
+            optimizer,
+            switch_at,
+            lambda: self.set_codec(self._target),
+            warn=self._rank == 0 and self._size > 1,
+        )
         self._rules = CodecRules(codec, codecs)
         self._say(f"{self._size} ranks, codec {codec}, {commit} residuals")
         close_at_exit(self)
@@ -150,8 +154,8 @@ class Handle:
             lines.append("one rank: nothing is exchanged")
         if self._choice is not None:
             lines.append(str(self._choice))
-        if self._switch is not None:
-            lines.append(f"{self._target} when Adam's second moment has settled")
+        if self._target != self.codec == _phases.WARM_UP:
+            lines.append(f"{self._target} when the optimizer freezes its second moment")
         metrics = self.metrics()
         for number, bucket in enumerate(metrics["buckets"]):
             ratio = bucket["plain_wire_bytes"] / max(1, bucket["wire_bytes"])
@@ -178,7 +182,6 @@ class Handle:
             "version": _state.VERSION,
             "ranks": self._size,
             "codec": self.codec,
-            "switch": None if self._switch is None else self._switch.state(),
             "residuals": {f"rank{self._rank}": own},
         }
 
@@ -194,15 +197,10 @@ class Handle:
         sizes = {name: parameter.numel() for name, parameter in self._parameters.items()}
         worker, server = _state.read(state, residuals, self._rank, self._size, sizes)
         rules = self._rules.with_codec(str(state.get("codec")))
-        saved_switch = state.get("switch")
         if self._reducer is not None:
             self._end_step()
             self._reducer.restore(worker, server)
         self._rules = rules
-        if self._switch is not None and saved_switch is not None:
-            self._switch.load(saved_switch)
-        elif self._switch is not None:
-            self._switch = None  # it was saved after the switch
 
     def close(self) -> None:
         """Ends the engine's thread. Done at exit by itself."""
@@ -303,33 +301,6 @@ class Handle:
         self._choice = _auto.choose(self._communicator, self._group, elements)
         self._say(str(self._choice))
         return self._choice.codec
-
-    def _first_phase(
-        self, codec: str, optimizer: torch.optim.Optimizer | None, switch_at: int | None
-    ) -> str:
-        """The codec to begin with; arranges for the switch where there is one."""
-        if not _phases.needs_rule(codec):
-            if switch_at is not None:
-                raise InvalidArgument(f"switch_at is for sign and topk, not for '{codec}'")
-            return codec
-        if isinstance(optimizer, AdamW):
-            if optimizer.frozen:
-                return codec
-            self._switch = _phases.VarianceSwitch(optimizer, switch_at)
-            self._target = codec
-
-            def after_step(stepped: torch.optim.Optimizer, *_: Any) -> None:
-                if self._switch is not None and self._switch.after_step():
-                    self._switch = None
-                    optimizer.freeze_second_moment()
-                    self.set_codec(self._target)
-
-            optimizer.register_step_post_hook(after_step)
-            return "int4"
-        may_be_adam = optimizer is None or isinstance(optimizer, torch.optim.Adam)
-        if may_be_adam and self._rank == 0 and self._size > 1:
-            _phases.warn_without_rule(codec)
-        return codec
 
     def _say(self, text: str) -> None:
         if self._rank == 0:

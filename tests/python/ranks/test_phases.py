@@ -23,6 +23,7 @@ def test_topk_switches_when_the_second_moment_has_settled():
     model = make_model()
     optimizer = thinwire.torch.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.9))
     handle = thinwire.torch.compress(model, "topk:0.1", optimizer=optimizer)
+    assert "topk:0.1 when the optimizer freezes" in handle.explain()
     for _ in range(30):  # the same gradient each step: its square settles
         optimizer.zero_grad()
         loss_of(model, 0).backward()
