@@ -26,6 +26,12 @@ struct Row {
   double busbw_gbs() const { return algbw_gbs() * 2 * (ranks - 1) / ranks; }
 };
 
+/// Bytes that a ring allreduce of `bytes` sends from one rank.
+inline std::uint64_t ring_bytes(std::size_t bytes, int ranks) {
+  const auto n = static_cast<std::uint64_t>(ranks);
+  return 2 * (n - 1) * bytes / n;
+}
+
 /// "64M" in bytes; units K, M and G are powers of 1024. Throws InvalidArgument.
 std::size_t parse_bytes(const std::string& text);
 

@@ -4,34 +4,15 @@
 #include <utility>
 
 #include "exchange/lanes.hpp"
+#include "exchange/shard_plans.hpp"
 #include "failure.hpp"
 #include "stopwatch.hpp"
 #include "thinwire/comm/sharded.hpp"
 #include "thinwire/core/config.hpp"
 
 namespace thinwire::comm {
-namespace {
 
 using compress::Phase;
-
-/// The spans of elements [from, to), with sources counted from `from`.
-std::vector<compress::Span> spans_between(const std::vector<compress::Span>& spans,
-                                          std::int64_t from, std::int64_t to) {
-  std::vector<compress::Span> inside;
-  for (const compress::Span& span : spans) {
-    const std::int64_t first = std::max(from, span.source_offset);
-    const std::int64_t last = std::min(to, span.source_offset + span.length);
-    if (first >= last) continue;
-    compress::Span part = span;
-    part.parameter_offset += first - span.source_offset;
-    part.source_offset = first - from;
-    part.length = last - first;
-    inside.push_back(std::move(part));
-  }
-  return inside;
-}
-
-}  // namespace
 
 struct CompressedAllGather::Impl {
   /// One rank's elements, as a plan of one shard: its owner encodes with it, everybody decodes.
@@ -90,30 +71,13 @@ CompressedAllGather::CompressedAllGather(Communicator& communicator,
                                          std::vector<std::int64_t> boundaries,
                                          std::shared_ptr<WorkerPool> pool,
                                          std::shared_ptr<MemoryResource> memory) {
-  const auto ranks = static_cast<std::size_t>(communicator.size());
-  THINWIRE_EXPECTS(
-      codec.feedback == compress::Feedback::none && codec.codec != compress::Codec::none,
-      InvalidArgument,
-      "a compressed all-gather keeps no residual: give a codec with '+noef'; for 'none' "
-      "use Communicator::all_gather");
-  THINWIRE_EXPECTS(
-      boundaries.size() == ranks + 1 && boundaries.front() == 0 &&
-          std::is_sorted(boundaries.begin(), boundaries.end()),
-      InvalidArgument,
-      fmt::format("a compressed all-gather of {} ranks needs {} rising boundaries from "
-                  "0; {} were given",
-                  ranks, ranks + 1, boundaries.size()));
-  std::vector<std::unique_ptr<Impl::Shard>> shards;
-  std::vector<compress::Plan> plans;
+  auto plans = make_gather_plans(codec, spans, dtype, boundaries, communicator.size());
   std::size_t slot_bytes = 0;
-  for (std::size_t rank = 0; rank < ranks; ++rank) {
-    plans.emplace_back(
-        std::vector{codec}, spans_between(spans, boundaries[rank], boundaries[rank + 1]),
-        compress::PlanSettings{
-            .ranks = 1, .operation = compress::Operation::all_gather, .dtype = dtype});
-    slot_bytes = std::max(slot_bytes, plans.back().slot_bytes(0, Phase::reduce));
+  for (const compress::Plan& plan : plans) {
+    slot_bytes = std::max(slot_bytes, plan.slot_bytes(0, Phase::reduce));
   }
   require_equal_layouts(communicator, plans, config().timeout);
+  std::vector<std::unique_ptr<Impl::Shard>> shards;
   for (compress::Plan& plan : plans) {
     auto shard = std::make_unique<Impl::Shard>(Impl::Shard{std::move(plan), nullptr});
     shard->coder = compress::make_host_coder(shard->plan, pool);
@@ -129,7 +93,7 @@ CompressedAllGather::CompressedAllGather(Communicator& communicator,
                        std::move(state),
                        slot_bytes,
                        Buffer{memory, slot_bytes, "payload"},
-                       Buffer{memory, slot_bytes * ranks, "payload"},
+                       Buffer{memory, slot_bytes * plans.size(), "payload"},
                        {},
                        0});
 }

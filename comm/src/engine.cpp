@@ -382,7 +382,10 @@ void Engine::take_over(const Engine& previous) {
   std::vector<const compress::Plan*> plans;
   impl_->for_each_bucket([&](const auto& bucket) { plans.push_back(&bucket.plan()); });
   import_worker(previous.export_worker());
-  import_server(move_to_owners(impl_->communicator, previous.export_server(), plans));
+  Communicator& communicator = impl_->communicator;
+  import_server(move_to_owners(
+      communicator.size(), previous.export_server(), plans,
+      [&](const auto& messages) { return exchange_messages(communicator, messages); }));
 }
 
 CallMetrics Engine::metrics() const {

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "exchange/lanes.hpp"
+#include "exchange/shard_plans.hpp"
 #include "failure.hpp"
 #include "stopwatch.hpp"
 #include "thinwire/comm/sharded.hpp"
@@ -81,11 +82,7 @@ struct CompressedReduceScatter::Impl {
 CompressedReduceScatter::CompressedReduceScatter(Communicator& communicator, compress::Plan plan,
                                                  std::shared_ptr<WorkerPool> pool,
                                                  std::shared_ptr<MemoryResource> memory) {
-  THINWIRE_EXPECTS(plan.settings().operation == compress::Operation::reduce_scatter &&
-                       !plan.settings().boundaries.empty() && !plan.plain(),
-                   InvalidArgument,
-                   "a compressed reduce-scatter needs a plan with Operation::reduce_scatter, "
-                   "boundaries and a codec; for 'none' use Communicator::reduce_scatter");
+  require_reduce_scatter(plan);
   require_equal_plans(communicator, {&plan, 1}, Algorithm::two_phase, config().timeout);
   impl_ = std::make_unique<Impl>(communicator, std::move(plan), std::move(pool), memory);
 }

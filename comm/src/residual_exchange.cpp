@@ -77,33 +77,17 @@ void parse(std::string_view message, std::vector<Residual>& residuals) {
   }
 }
 
+}  // namespace
+
 std::vector<std::size_t> offsets_of(const std::vector<std::size_t>& sizes) {
   std::vector<std::size_t> offsets(sizes.size());
   std::exclusive_scan(sizes.begin(), sizes.end(), offsets.begin(), std::size_t{0});
   return offsets;
 }
 
-}  // namespace
-
-std::vector<Residual> move_to_owners(Communicator& communicator, std::span<const Residual> mine,
-                                     std::span<const compress::Plan* const> plans) {
-  const auto ranks = static_cast<std::size_t>(communicator.size());
-  const auto owners = holdings(plans);
-  std::vector<std::string> messages(ranks);
-  for (const Residual& residual : mine) {
-    const auto found = owners.find(residual.parameter);
-    if (found == owners.end()) continue;
-    const auto end = residual.offset + static_cast<std::int64_t>(residual.values.size());
-    for (const Holding& holding : found->second) {
-      const std::int64_t from = std::max(residual.offset, holding.offset);
-      const std::int64_t to = std::min(end, holding.offset + holding.length);
-      if (from >= to) continue;
-      append(messages[holding.owner], residual.parameter, from,
-             std::span{residual.values}.subspan(static_cast<std::size_t>(from - residual.offset),
-                                                static_cast<std::size_t>(to - from)));
-    }
-  }
-
+std::string exchange_messages(Communicator& communicator,
+                              const std::vector<std::string>& messages) {
+  const std::size_t ranks = messages.size();
   std::vector<std::size_t> out_sizes;
   std::string out;
   for (const std::string& message : messages) {
@@ -124,9 +108,29 @@ std::vector<Residual> move_to_owners(Communicator& communicator, std::span<const
                     out_offsets, {reinterpret_cast<std::byte*>(in.data()), in.size()}, in_sizes,
                     in_offsets)
       ->wait();
+  return in;
+}
 
+std::vector<Residual> move_to_owners(int ranks, std::span<const Residual> mine,
+                                     std::span<const compress::Plan* const> plans,
+                                     const MessageExchange& exchange) {
+  const auto owners = holdings(plans);
+  std::vector<std::string> messages(static_cast<std::size_t>(ranks));
+  for (const Residual& residual : mine) {
+    const auto found = owners.find(residual.parameter);
+    if (found == owners.end()) continue;
+    const auto end = residual.offset + static_cast<std::int64_t>(residual.values.size());
+    for (const Holding& holding : found->second) {
+      const std::int64_t from = std::max(residual.offset, holding.offset);
+      const std::int64_t to = std::min(end, holding.offset + holding.length);
+      if (from >= to) continue;
+      append(messages[holding.owner], residual.parameter, from,
+             std::span{residual.values}.subspan(static_cast<std::size_t>(from - residual.offset),
+                                                static_cast<std::size_t>(to - from)));
+    }
+  }
   std::vector<Residual> received;
-  parse(in, received);
+  parse(exchange(messages), received);
   return received;
 }
 

@@ -53,6 +53,40 @@ void expect_peer(const char* operation, int peer, int size) {
                    fmt::format("nccl {}: rank {} is not one of {}", operation, peer, size));
 }
 
+/// Stops at the first call that NCCL refuses.
+class NcclGroup final : public DeviceWire::Group {
+ public:
+  NcclGroup(const NcclFunctions& nccl, ncclComm_t communicator, int size, cudaStream_t stream)
+      : nccl_{nccl}, communicator_{communicator}, size_{size}, stream_{stream} {}
+
+  ncclResult_t result() const { return result_; }
+
+  void all_to_all(const std::byte* in, std::byte* out, std::size_t part_bytes) override {
+    if (result_ != ncclSuccess) return;
+    result_ = enqueue_all_to_all(nccl_, communicator_, size_, in, out, part_bytes, stream_);
+  }
+  void all_gather(const std::byte* in, std::byte* out, std::size_t part_bytes) override {
+    if (result_ != ncclSuccess) return;
+    result_ = nccl_.all_gather(in, out, part_bytes, ncclUint8, communicator_, stream_);
+  }
+  void allreduce(ConstTensorView in, TensorView out, ReduceOp op) override {
+    if (result_ != ncclSuccess) return;
+    result_ = nccl_.all_reduce(in.data, out.data, static_cast<std::size_t>(in.numel),
+                               nccl_type(in.dtype), nccl_op(op), communicator_, stream_);
+  }
+  void allreduce_max(std::uint64_t* words, std::size_t count) override {
+    if (result_ != ncclSuccess) return;
+    result_ = nccl_.all_reduce(words, words, count, ncclUint64, ncclMax, communicator_, stream_);
+  }
+
+ private:
+  const NcclFunctions& nccl_;
+  ncclComm_t communicator_;
+  int size_;
+  cudaStream_t stream_;
+  ncclResult_t result_ = ncclSuccess;
+};
+
 }  // namespace
 
 NcclCommunicator::NcclCommunicator(std::unique_ptr<NcclSession> session)
@@ -172,6 +206,18 @@ std::unique_ptr<Communicator> NcclCommunicator::split(int color, int key) {
   auto session = session_->split(color, key);
   if (!session) return nullptr;
   return std::make_unique<NcclCommunicator>(std::move(session));
+}
+
+void NcclCommunicator::exchange(OperationName name, StreamView stream, const Body& body) {
+  session_->run(name, stream, [&](const NcclFunctions& nccl, ncclComm_t communicator) {
+    NcclGroup group{nccl, communicator, size(), stream.handle()};
+    body(group);
+    return group.result();
+  });
+}
+
+void NcclCommunicator::wait_for(OperationName name, StreamView stream, Timeout timeout) {
+  session_->wait_for(name, stream, timeout);
 }
 
 void NcclCommunicator::abort(std::string_view reason, int culprit) noexcept {

@@ -2,18 +2,17 @@
 
 #include <memory>
 
+#include "../cuda/device_wire.hpp"
 #include "nccl_session.hpp"
 #include "thinwire/comm/communicator.hpp"
 
 namespace thinwire::comm {
 
 /// The Communicator over an NcclSession: checks arguments and calls NCCL.
-class NcclCommunicator final : public Communicator {
+class NcclCommunicator final : public Communicator, public DeviceWire {
  public:
   explicit NcclCommunicator(std::unique_ptr<NcclSession> session);
   ~NcclCommunicator() override;
-
-  NcclSession& session() { return *session_; }
 
   int rank() const override { return session_->rank(); }
   int size() const override { return session_->size(); }
@@ -40,6 +39,10 @@ class NcclCommunicator final : public Communicator {
 
   ControlPlane& control() override { return session_->control(); }
   void abort(std::string_view reason, int culprit) noexcept override;
+
+  void exchange(OperationName name, StreamView stream, const Body& body) override;
+  void wait_for(OperationName name, StreamView stream, Timeout timeout) override;
+  void throw_failure() override { session_->throw_failure(); }
 
  private:
   WorkHandle run(OperationName name, StreamView stream, const NcclSession::Enqueue& enqueue);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "../backoff.hpp"
 #include "../channel_control_plane.hpp"
@@ -186,6 +187,16 @@ void NcclSession::wait(NcclOperation& operation, Timeout timeout) {
       fail(std::current_exception());
     }
   }
+}
+
+void NcclSession::wait_for(OperationName name, StreamView stream, Timeout timeout) {
+  watch(name, stream);
+  std::vector<NcclOperationHandle> all;
+  {
+    const std::scoped_lock lock{mutex_};
+    all.assign(outstanding_.begin(), outstanding_.end());
+  }
+  for (const auto& operation : all) wait(*operation, timeout);
 }
 
 void NcclSession::raise_timeout(const NcclOperation& operation, Timeout timeout) {

@@ -13,6 +13,7 @@
 #include <string_view>
 #include <thread>
 
+#include "../cuda/device_wire.hpp"
 #include "../host_group.hpp"
 #include "cuda_functions.hpp"
 #include "event_pool.hpp"
@@ -21,12 +22,6 @@
 #include "thinwire/core/stream.hpp"
 
 namespace thinwire::comm {
-
-/// What an operation is called in messages; made into text only when one is needed.
-struct OperationName {
-  const char* verb;
-  std::size_t bytes = 0;
-};
 
 /// An operation on the GPU that has been enqueued.
 struct NcclOperation {
@@ -78,6 +73,8 @@ class NcclSession {
   bool done(NcclOperation& operation);
   /// Blocks until done. After `timeout` the session ends with a TimeoutError.
   void wait(NcclOperation& operation, Timeout timeout);
+  /// The same for everything so far and for what `stream` holds.
+  void wait_for(OperationName name, StreamView stream, Timeout timeout);
 
   /// Collective, as Communicator::split.
   std::unique_ptr<NcclSession> split(int color, int key);

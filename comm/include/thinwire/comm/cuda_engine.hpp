@@ -32,8 +32,9 @@ struct CudaEngineOptions {
 
 /// The verbs of Engine, on streams: nothing here waits for the GPU but the constructor,
 /// synchronize, export and import. All work is enqueued by the calling thread in program order,
-/// which must be the same on all ranks, on two codec streams and an exchange stream; the caller's
-/// streams are joined by events. Everything from the first submit to end_step can be captured in a
+/// which must be the same on all ranks, on two codec streams and an exchange stream, which events
+/// join to the caller's; buckets that nothing has to be coded for go over the stream that waits for
+/// them where they can. Everything from the first submit to end_step can be captured in a
 /// CUDA graph.
 ///
 ///   CudaEngine engine{*nccl, layout};
@@ -59,8 +60,9 @@ class CudaEngine {
   const BucketLayout& layout() const;
 
   /// Hands over a bucket: `gradients` (device memory) is complete after what `stream` holds, and
-  /// must not be touched until after wait or end_step. The scales are device scalars, as in
-  /// CallState. Throws InvalidArgument (wrong size or dtype; submitted twice in a step).
+  /// must not be touched until after wait or end_step; the stream must live as long. The scales are
+  /// device scalars, as in CallState. Throws InvalidArgument (wrong size or dtype; submitted twice
+  /// in a step).
   void submit(std::size_t bucket, TensorView gradients, StreamView stream,
               const float* inv_scale = nullptr, const float* out_scale = nullptr);
 
@@ -88,6 +90,9 @@ class CudaEngine {
   std::vector<compress::Residual> export_server() const;
   void import_worker(std::span<const compress::Residual> residuals);
   void import_server(std::span<const compress::Residual> residuals);
+
+  /// As Engine::take_over. Blocks.
+  void take_over(const CudaEngine& previous);
 
   /// Calls and bytes since the engine was made; its times are 0 on a GPU.
   CallMetrics metrics() const;

@@ -7,7 +7,7 @@
 namespace thinwire::comm {
 
 /// NCCL as a program without thinwire calls it: a blocking communicator of its own, and nothing
-/// around each call. The peer of bench_allreduce_cuda. Calls enqueue on the stream; nobody watches
+/// around each call. The peer of bench_allreduce. Calls enqueue on the stream; nobody watches
 /// them.
 class NcclBaseline {
  public:

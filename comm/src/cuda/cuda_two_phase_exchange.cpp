@@ -1,7 +1,6 @@
 #include <utility>
 
 #include "cuda_exchange.hpp"
-#include "transfers.hpp"
 
 namespace thinwire::comm {
 namespace {
@@ -29,11 +28,10 @@ class CudaTwoPhaseExchange final : public CudaExchange {
         (slot_bytes(chunk, Phase::reduce) + slot_bytes(chunk, Phase::gather)) * (ranks() - 1);
   }
 
-  ncclResult_t first(int chunk, const Wire& wire) override {
-    return enqueue_all_to_all(wire.nccl, wire.communicator, wire.ranks,
-                              slots(to_owners_, chunk, Phase::reduce).data,
-                              slots(from_workers_, chunk, Phase::reduce).data,
-                              slot_bytes(chunk, Phase::reduce), wire.stream);
+  void first(int chunk, DeviceWire::Group& wire) override {
+    wire.all_to_all(slots(to_owners_, chunk, Phase::reduce).data,
+                    slots(from_workers_, chunk, Phase::reduce).data,
+                    slot_bytes(chunk, Phase::reduce));
   }
 
   void combine(int chunk, StreamView stream) override {
@@ -41,10 +39,9 @@ class CudaTwoPhaseExchange final : public CudaExchange {
                           my_slot(chunk));
   }
 
-  ncclResult_t second(int chunk, const Wire& wire) override {
+  void second(int chunk, DeviceWire::Group& wire) override {
     const ByteView mine = my_slot(chunk);
-    return wire.nccl.all_gather(mine.data, slots(from_owners_, chunk, Phase::gather).data,
-                                mine.size, ncclUint8, wire.communicator, wire.stream);
+    wire.all_gather(mine.data, slots(from_owners_, chunk, Phase::gather).data, mine.size);
   }
 
   void decode(int chunk, StreamView stream) override {

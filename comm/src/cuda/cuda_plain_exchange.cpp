@@ -3,12 +3,12 @@
 #include "../exchange/bucket_exchange.hpp"
 #include "cuda/scale.hpp"
 #include "cuda_exchange.hpp"
-#include "nccl_types.hpp"
 
 namespace thinwire::comm {
 namespace {
 
-/// NCCL's own allreduce; the scales are applied to its result, and only where they are given.
+/// The transport's own allreduce; the scales are applied to its result, and only where they are
+/// given.
 class CudaPlainExchange final : public CudaExchange {
  public:
   CudaPlainExchange(const CudaParts& parts, compress::Plan plan)
@@ -26,16 +26,12 @@ class CudaPlainExchange final : public CudaExchange {
     metrics_.wire_bytes += ring_bytes(gradients_.bytes(), ranks());
   }
 
-  ncclResult_t first(int, const Wire& wire) override {
-    return wire.nccl.all_reduce(
-        gradients_.data, gradients_.data, static_cast<std::size_t>(gradients_.numel),
-        nccl_type(gradients_.dtype), ncclAvg, wire.communicator, wire.stream);
+  void first(int, DeviceWire::Group& wire) override {
+    wire.allreduce(gradients_, gradients_, ReduceOp::avg);
   }
 
   void combine(int, StreamView stream) override {
-    if (inv_scale_ != nullptr || out_scale_ != nullptr) {
-      cuda::scale_in_place(gradients_, inv_scale_, out_scale_, stream);
-    }
+    if (scaled()) cuda::scale_in_place(gradients_, inv_scale_, out_scale_, stream);
   }
 
   void decode(int, StreamView) override {}

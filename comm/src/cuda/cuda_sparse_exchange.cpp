@@ -29,9 +29,8 @@ class CudaSparseExchange final : public CudaExchange {
     metrics_.wire_bytes += sent_.size() * (ranks() - 1);
   }
 
-  ncclResult_t first(int, const Wire& wire) override {
-    return wire.nccl.all_gather(sent_.data(), received_.data(), sent_.size(), ncclUint8,
-                                wire.communicator, wire.stream);
+  void first(int, DeviceWire::Group& wire) override {
+    wire.all_gather(sent_.data(), received_.data(), sent_.size());
   }
 
   void combine(int chunk, StreamView stream) override {

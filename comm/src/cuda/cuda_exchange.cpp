@@ -9,7 +9,7 @@
 namespace thinwire::comm {
 
 CudaExchange::CudaExchange(const CudaParts& parts, compress::Plan plan)
-    : plan_{std::move(plan)}, rank_{parts.rank}, ranks_{plan_.ranks()} {
+    : plan_{std::move(plan)}, rank_{parts.rank}, ranks_{parts.ranks} {
   if (plan_.plain()) return;
   state_ = std::make_unique<compress::CudaState>(plan_, plan_.ranks() == 1 ? 0 : rank_,
                                                  parts.memory, parts.step, parts.stream);
@@ -17,7 +17,8 @@ CudaExchange::CudaExchange(const CudaParts& parts, compress::Plan plan)
                                                  parts.stream);
 }
 
-void CudaExchange::begin(TensorView gradients, const float* inv_scale, const float* out_scale) {
+void CudaExchange::begin(TensorView gradients, StreamView stream, const float* inv_scale,
+                         const float* out_scale) {
   const DType dtype = plan_.settings().dtype;
   THINWIRE_EXPECTS(
       gradients.dtype == dtype && gradients.numel >= plan_.source_extent() &&
@@ -30,6 +31,7 @@ void CudaExchange::begin(TensorView gradients, const float* inv_scale, const flo
           to_string(gradients.dtype),
           gradients.device == Device::cuda ? "on the GPU" : "on the host"));
   gradients_ = gradients;
+  caller_ = stream;
   inv_scale_ = inv_scale;
   out_scale_ = out_scale;
   ++metrics_.calls;
@@ -43,6 +45,8 @@ std::unique_ptr<CudaExchange> make_cuda_exchange(const CudaParts& parts, compres
   switch (choose_algorithm(plan, algorithm)) {
     case Algorithm::sparse:
       return make_cuda_sparse_exchange(parts, std::move(plan));
+    case Algorithm::summable:
+      return make_cuda_summable_exchange(parts, std::move(plan));
     default:
       return make_cuda_two_phase_exchange(parts, std::move(plan));
   }

@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <memory>
 
-#include "nccl_functions.hpp"
+#include "device_wire.hpp"
 #include "thinwire/comm/compressed_allreduce.hpp"
 #include "thinwire/compress/cuda_coder.hpp"
 #include "thinwire/core/cuda/stream.hpp"
@@ -12,20 +12,12 @@ namespace thinwire::comm {
 
 /// What exchanges are made of.
 struct CudaParts {
-  int rank;
-  std::shared_ptr<MemoryResource> memory;           ///< residuals and tables
-  std::shared_ptr<MemoryResource> exchange_memory;  ///< what NCCL reads and writes
+  int rank, ranks;                         ///< of the communicator; a plan may have fewer shards
+  std::shared_ptr<MemoryResource> memory;  ///< residuals and tables
+  std::shared_ptr<MemoryResource> exchange_memory;  ///< what the wire reads and writes
   compress::CudaStep& step;
   const ErrorRing& errors;
   StreamView stream;  ///< for the making
-};
-
-/// Where NCCL calls go: inside a group, on one stream.
-struct Wire {
-  const NcclFunctions& nccl;
-  ncclComm_t communicator;
-  int ranks;
-  cudaStream_t stream;
 };
 
 /// One bucket's allreduce on the GPU in the stages of a chunk, as BucketExchange on the host:
@@ -42,20 +34,24 @@ class CudaExchange {
   compress::CudaState* state() { return state_.get(); }
   const CallMetrics& metrics() const { return metrics_; }
 
-  /// Starts a call. Throws InvalidArgument for gradients that do not fit the plan.
-  void begin(TensorView gradients, const float* inv_scale, const float* out_scale);
+  /// Starts a call on gradients that are complete after what `stream` holds. Throws InvalidArgument
+  /// for gradients that do not fit the plan.
+  void begin(TensorView gradients, StreamView stream, const float* inv_scale,
+             const float* out_scale);
+  StreamView caller() const { return caller_; }
+  bool scaled() const { return inv_scale_ != nullptr || out_scale_ != nullptr; }
 
   virtual int chunks() const { return plan_.chunks(); }
   virtual void encode(int chunk, StreamView stream) = 0;
-  virtual ncclResult_t first(int chunk, const Wire& wire) = 0;
+  virtual void first(int chunk, DeviceWire::Group& wire) = 0;
   virtual void combine(int chunk, StreamView stream) = 0;
   virtual bool has_second() const { return true; }
-  virtual ncclResult_t second(int, const Wire&) { return ncclSuccess; }
+  virtual void second(int, DeviceWire::Group&) {}
   virtual void decode(int chunk, StreamView stream) = 0;
   /// Bytes that the first exchange of a call sends.
   virtual std::size_t first_bytes() const = 0;
 
-  /// For the engine: what the caller's stream held at submit, and the end of the bucket.
+  /// For the engine: the gradients are complete, and the means are.
   CudaEvent ready, done;
 
  protected:
@@ -70,6 +66,7 @@ class CudaExchange {
   std::unique_ptr<compress::CudaState> state_;
   std::unique_ptr<compress::CudaCoder> coder_;
   TensorView gradients_;
+  StreamView caller_;
   const float* inv_scale_ = nullptr;
   const float* out_scale_ = nullptr;
   CallMetrics metrics_;
