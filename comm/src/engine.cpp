@@ -382,10 +382,7 @@ void Engine::take_over(const Engine& previous) {
   std::vector<const compress::Plan*> plans;
   impl_->for_each_bucket([&](const auto& bucket) { plans.push_back(&bucket.plan()); });
   import_worker(previous.export_worker());
-  Communicator& communicator = impl_->communicator;
-  import_server(move_to_owners(
-      communicator.size(), previous.export_server(), plans,
-      [&](const auto& messages) { return exchange_messages(communicator, messages); }));
+  import_server(move_to_owners(impl_->communicator, previous.export_server(), plans));
 }
 
 CallMetrics Engine::metrics() const {

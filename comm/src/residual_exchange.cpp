@@ -77,14 +77,6 @@ void parse(std::string_view message, std::vector<Residual>& residuals) {
   }
 }
 
-}  // namespace
-
-std::vector<std::size_t> offsets_of(const std::vector<std::size_t>& sizes) {
-  std::vector<std::size_t> offsets(sizes.size());
-  std::exclusive_scan(sizes.begin(), sizes.end(), offsets.begin(), std::size_t{0});
-  return offsets;
-}
-
 std::string exchange_messages(Communicator& communicator,
                               const std::vector<std::string>& messages) {
   const std::size_t ranks = messages.size();
@@ -111,6 +103,14 @@ std::string exchange_messages(Communicator& communicator,
   return in;
 }
 
+}  // namespace
+
+std::vector<std::size_t> offsets_of(const std::vector<std::size_t>& sizes) {
+  std::vector<std::size_t> offsets(sizes.size());
+  std::exclusive_scan(sizes.begin(), sizes.end(), offsets.begin(), std::size_t{0});
+  return offsets;
+}
+
 std::vector<Residual> move_to_owners(int ranks, std::span<const Residual> mine,
                                      std::span<const compress::Plan* const> plans,
                                      const MessageExchange& exchange) {
@@ -132,6 +132,13 @@ std::vector<Residual> move_to_owners(int ranks, std::span<const Residual> mine,
   std::vector<Residual> received;
   parse(exchange(messages), received);
   return received;
+}
+
+std::vector<Residual> move_to_owners(Communicator& communicator, std::span<const Residual> mine,
+                                     std::span<const compress::Plan* const> plans) {
+  return move_to_owners(
+      communicator.size(), mine, plans,
+      [&](const auto& messages) { return exchange_messages(communicator, messages); });
 }
 
 }  // namespace thinwire::comm

@@ -156,11 +156,11 @@ CudaFunctions FakeGpus::cuda() const {
     event->rank = me;
     ++rank_of(me).events_recorded;
     if (rank_of(me).starting) rank_of(me).recorded_while_starting = true;
-    return cudaSuccess;
+    return rank_of(me).event_error.load();
   };
   table.query_event = [](cudaEvent_t event) {
     const auto& mine = rank_of(event->rank);
-    return mine.stuck && !mine.aborted ? cudaErrorNotReady : cudaSuccess;
+    return mine.stuck && !mine.aborted ? cudaErrorNotReady : mine.event_error.load();
   };
   table.relax_capture = [] { return cudaSuccess; };
   table.error_text = [](cudaError_t) { return "a CUDA error"; };

@@ -22,7 +22,8 @@ class FakeGpus {
     std::atomic<ncclResult_t> init_result{ncclInProgress};
     std::atomic<ncclResult_t> call_result{ncclSuccess};  ///< of the collectives
     std::atomic<ncclResult_t> async_error{ncclSuccess};
-    std::atomic<bool> stuck{false};  ///< operations do not end until the abort
+    std::atomic<cudaError_t> event_error{cudaSuccess};  ///< of recording and asking
+    std::atomic<bool> stuck{false};                     ///< operations do not end until the abort
     std::atomic<bool> capturing{false};
     std::atomic<int> version{22809};
     std::atomic<int> gpu{-1};        ///< -1: the rank's number

@@ -8,6 +8,7 @@
 #include "fake_nccl.hpp"
 #include "nccl/nccl_communicator.hpp"
 #include "thinwire/comm/cuda_engine.hpp"
+#include "thinwire/comm/cuda_sharded.hpp"
 #include "thinwire/comm/transports.hpp"
 #include "thinwire/core/error.hpp"
 
@@ -278,26 +279,105 @@ TEST_F(NcclSessions, WrongArguments_AreRefusedAndHarmNothing) {
   });
 }
 
-TEST_F(NcclSessions, PlansThatDiffer_AreCaughtBeforeDataMoves) {
+/// What a CUDA call fails with after a kernel of somebody's went wrong.
+TEST_F(NcclSessions, ErrorOfTheGpu_IsRaisedAndEndsAllRanks) {
   run([&](Communicator& communicator) {
     const int rank = communicator.rank();
-    const int before = gpus.rank(rank).operations;
-    const std::vector<Parameter> parameters{{"w", {rank == 2 ? 101 : 100}}};
-    const auto layout = make_buckets(parameters, 1 << 20, one_codec(compress::parse_codec("sign")));
-    try {
-      const CudaEngine engine{communicator, layout};
-      ADD_FAILURE() << "rank " << rank << " did not see that plans differ";
-    } catch (const MismatchError& error) {
-      EXPECT_THAT(error.what(), HasSubstr("100"));
-      EXPECT_THAT(error.what(), HasSubstr("101"));
-    }
-    EXPECT_EQ(gpus.rank(rank).operations, before);
+    meet(communicator);
+    gpus.rank(rank).stuck = rank != 2;
+    DeviceBytes data{64};
+    const auto work = communicator.allreduce(data.tensor(), data.tensor(), ReduceOp::sum);
+    meet(communicator);
+    if (rank == 2) gpus.rank(2).event_error = cudaErrorIllegalAddress;
+    EXPECT_EQ(blamed([&] {
+                work->wait(patience);
+                communicator.allreduce(data.tensor(), data.tensor(), ReduceOp::sum)->wait(patience);
+              }),
+              2);
   });
+}
+
+/// Makes what one rank plans differently from the others, and expects all to hear of it.
+class NcclMismatch : public NcclSessions {
+ protected:
+  void expect_mismatch(const std::function<void(Communicator&, bool other)>& make, const char* mine,
+                       const char* theirs) {
+    run([&](Communicator& communicator) {
+      const int rank = communicator.rank();
+      const int before = gpus.rank(rank).operations;
+      try {
+        make(communicator, rank == 2);
+        ADD_FAILURE() << "rank " << rank << " did not see that plans differ";
+      } catch (const MismatchError& error) {
+        EXPECT_THAT(error.what(), HasSubstr(mine));
+        EXPECT_THAT(error.what(), HasSubstr(theirs));
+      }
+      EXPECT_EQ(gpus.rank(rank).operations, before) << "data moved";
+    });
+  }
+
+  static BucketLayout layout_of(std::int64_t n) {
+    return make_buckets(std::vector<Parameter>{{"w", {n}}}, 1 << 20,
+                        one_codec(compress::parse_codec("bf16")));
+  }
+};
+
+TEST_F(NcclMismatch, Sizes_AreCaughtBeforeDataMoves) {
+  expect_mismatch(
+      [](Communicator& communicator, bool other) {
+        const CudaEngine engine{communicator, layout_of(other ? 101 : 100)};
+      },
+      "100", "101");
+}
+
+TEST_F(NcclMismatch, Algorithms_AreCaughtBeforeDataMoves) {
+  expect_mismatch(
+      [](Communicator& communicator, bool other) {
+        const CudaEngine engine{communicator,
+                                layout_of(100),
+                                {.algorithm = other ? Algorithm::summable : Algorithm::two_phase}};
+      },
+      "two_phase", "summable");
+}
+
+TEST_F(NcclMismatch, CoalescedBytes_AreCaughtBeforeDataMoves) {
+  expect_mismatch(
+      [](Communicator& communicator, bool other) {
+        const CudaEngine engine{
+            communicator, layout_of(100), {.coalesce_bytes = other ? 4096u : 1024u}};
+      },
+      "1024", "4096");
+}
+
+TEST_F(NcclMismatch, BoundariesOfAReduceScatter_AreCaughtBeforeDataMoves) {
+  expect_mismatch(
+      [](Communicator& communicator, bool other) {
+        const compress::Plan plan{{compress::parse_codec("sign")},
+                                  {{.parameter = "w", .length = 100}},
+                                  {.ranks = ranks,
+                                   .operation = compress::Operation::reduce_scatter,
+                                   .boundaries = {0, 25, 50, other ? 77 : 75, 100}}};
+        const CudaReduceScatter reduce_scatter{communicator, plan};
+      },
+      "75", "77");
+}
+
+TEST_F(NcclMismatch, BoundariesOfAnAllGather_AreCaughtBeforeDataMoves) {
+  expect_mismatch(
+      [](Communicator& communicator, bool other) {
+        const CudaAllGather all_gather{communicator,
+                                       compress::parse_codec("int8+noef"),
+                                       {{.parameter = "w", .length = 100}},
+                                       DType::f32,
+                                       {0, 25, 50, other ? 77 : 75, 100}};
+      },
+      "25", "27");
 }
 
 TEST_F(NcclSessions, EngineOnAnotherTransport_IsRefused) {
   run_ranks(1, [](Communicator& communicator) {
     EXPECT_THROW((CudaEngine{communicator, BucketLayout{}}), InvalidArgument);
+    EXPECT_THROW((CudaReduceScatter{communicator, compress::Plan{{}, {}, {}}}), InvalidArgument);
   });
 }
 

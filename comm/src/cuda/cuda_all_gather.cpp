@@ -43,9 +43,10 @@ struct CudaAllGather::Impl : CudaCollective {
   void gather(ConstTensorView mine, TensorView out, const compress::CudaCall& call) {
     own().coder.encode(0, mine, *state, call,
                        {sent.data(), own().plan.slot_bytes(0, Phase::reduce), Device::cuda});
-    wire.exchange({"all-gather", slot_bytes}, call.stream, [&](DeviceWire::Group& group) {
-      group.all_gather(sent.data(), received.data(), slot_bytes);
-    });
+    wire.exchange({"all-gather", slot_bytes}, call.stream, Calls::one,
+                  [&](DeviceWire::Group& group) {
+                    group.all_gather(sent.data(), received.data(), slot_bytes);
+                  });
     for (std::size_t owner = 0; owner < shards.size(); ++owner) {
       const std::int64_t from = boundaries[owner];
       const TensorView part{

@@ -125,7 +125,8 @@ struct CudaEngine::Impl {
   /// The exchanges of one chunk of the held buckets as one group.
   template <typename Body>
   void exchange(const char* verb, int chunk, StreamView stream, Body body) {
-    wire.exchange({verb, held_bytes}, stream, [&](DeviceWire::Group& group) {
+    const Calls calls = held.size() == 1 && held_are_plain() ? Calls::one : Calls::several;
+    wire.exchange({verb, held_bytes}, stream, calls, [&](DeviceWire::Group& group) {
       for_held(chunk, [&](CudaExchange& exchange) { body(exchange, group); });
     });
   }

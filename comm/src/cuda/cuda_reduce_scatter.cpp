@@ -41,7 +41,7 @@ struct CudaReduceScatter::Impl : CudaCollective {
     const ByteView to = slots(sent, chunk);
     const ByteView from = slots(received, chunk);
     coder.encode(chunk, gradients, state, call, to);
-    wire.exchange({"reduce-scatter", to.size}, call.stream,
+    wire.exchange({"reduce-scatter", to.size}, call.stream, Calls::several,
                   [&](DeviceWire::Group& group) { group.all_to_all(to.data, from.data, slot); });
     const int rank = communicator.rank();
     coder.reduce(chunk, from, rank, call, out,
@@ -88,7 +88,7 @@ std::uint64_t CudaReduceScatter::end_step(StreamView stream, const float* found_
   impl.look();
   // No second phase carries the flags: every rank saw only those of its own shard.
   auto* words = impl.words.as<std::uint64_t>();
-  impl.wire.exchange({"verdict"}, stream, [&](DeviceWire::Group& group) {
+  impl.wire.exchange({"verdict"}, stream, Calls::one, [&](DeviceWire::Group& group) {
     group.allreduce_max(words, Impl::flag_words);
   });
   cuda::judge(impl.verdict.as<float>(), words, found_inf, stream);

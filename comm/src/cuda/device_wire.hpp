@@ -16,6 +16,9 @@ struct OperationName {
   std::size_t bytes = 0;
 };
 
+/// Whether what is enqueued together is one call or several that leave as one.
+enum class Calls : bool { one, several };
+
 /// What CudaEngine and its kin need of a communicator whose buffers are on a GPU: exchanges that
 /// leave together and stand in the order of a stream. Such a communicator is both a Communicator
 /// and a DeviceWire. Threads as Communicator.
@@ -38,12 +41,12 @@ class DeviceWire {
 
   virtual ~DeviceWire() = default;
 
-  /// Enqueues on `stream` what `body` asks for. Does not wait for the GPU. Throws what ended the
-  /// communicator.
-  virtual void exchange(OperationName name, StreamView stream, const Body& body) = 0;
+  /// Enqueues on `stream` what `body` asks for: one call of the group's, or several. Does not wait
+  /// for the GPU. Throws what ended the communicator.
+  virtual void exchange(OperationName name, StreamView stream, Calls calls, const Body& body) = 0;
 
-  /// Blocks until the GPU is past what `stream` holds. Throws what ended the communicator; after
-  /// `timeout` it ends with a TimeoutError naming the culprit.
+  /// Blocks until the GPU is past every exchange so far and what `stream` holds. Throws what ended
+  /// the communicator; after `timeout` it ends with a TimeoutError naming the culprit.
   virtual void wait_for(OperationName name, StreamView stream, Timeout timeout) = 0;
 
   /// Throws what ended the communicator, if it has ended. Does not block.

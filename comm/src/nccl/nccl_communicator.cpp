@@ -95,8 +95,8 @@ NcclCommunicator::NcclCommunicator(std::unique_ptr<NcclSession> session)
 NcclCommunicator::~NcclCommunicator() = default;
 
 WorkHandle NcclCommunicator::run(OperationName name, StreamView stream,
-                                 const NcclSession::Enqueue& enqueue) {
-  return std::make_unique<NcclWork>(*session_, session_->run(name, stream, enqueue));
+                                 const NcclSession::Enqueue& enqueue, Calls calls) {
+  return std::make_unique<NcclWork>(*session_, session_->run(name, stream, calls, enqueue));
 }
 
 WorkHandle NcclCommunicator::allreduce(ConstTensorView in, TensorView out, ReduceOp op,
@@ -141,9 +141,12 @@ WorkHandle NcclCommunicator::all_to_all(ConstByteView in, ByteView out, StreamVi
   expect_parts("all_to_all", out.size, part, size());
   expect_device("all_to_all", in, in.size);
   expect_device("all_to_all", out, out.size);
-  return run({"all_to_all", in.size}, stream, [&](const NcclFunctions& nccl, ncclComm_t comm) {
-    return enqueue_all_to_all(nccl, comm, size(), in.data, out.data, part, stream.handle());
-  });
+  return run(
+      {"all_to_all", in.size}, stream,
+      [&](const NcclFunctions& nccl, ncclComm_t comm) {
+        return enqueue_all_to_all(nccl, comm, size(), in.data, out.data, part, stream.handle());
+      },
+      Calls::several);
 }
 
 WorkHandle NcclCommunicator::all_to_all_v(ConstByteView in, std::span<const std::size_t> in_bytes,
@@ -164,14 +167,18 @@ WorkHandle NcclCommunicator::all_to_all_v(ConstByteView in, std::span<const std:
   }
   expect_device("all_to_all_v", in, in.size);
   expect_device("all_to_all_v", out, out.size);
-  return run({"all_to_all_v", in.size}, stream, [&](const NcclFunctions& nccl, ncclComm_t comm) {
-    ncclResult_t result = ncclSuccess;
-    for (std::size_t i = 0; i < ranks && result == ncclSuccess; ++i) {
-      result = enqueue_pair(nccl, comm, static_cast<int>(i), {in.data + in_offsets[i], in_bytes[i]},
-                            {out.data + out_offsets[i], out_bytes[i]}, stream.handle());
-    }
-    return result;
-  });
+  return run(
+      {"all_to_all_v", in.size}, stream,
+      [&](const NcclFunctions& nccl, ncclComm_t comm) {
+        ncclResult_t result = ncclSuccess;
+        for (std::size_t i = 0; i < ranks && result == ncclSuccess; ++i) {
+          result =
+              enqueue_pair(nccl, comm, static_cast<int>(i), {in.data + in_offsets[i], in_bytes[i]},
+                           {out.data + out_offsets[i], out_bytes[i]}, stream.handle());
+        }
+        return result;
+      },
+      Calls::several);
 }
 
 WorkHandle NcclCommunicator::broadcast(ByteView data, int root, StreamView stream) {
@@ -208,8 +215,9 @@ std::unique_ptr<Communicator> NcclCommunicator::split(int color, int key) {
   return std::make_unique<NcclCommunicator>(std::move(session));
 }
 
-void NcclCommunicator::exchange(OperationName name, StreamView stream, const Body& body) {
-  session_->run(name, stream, [&](const NcclFunctions& nccl, ncclComm_t communicator) {
+void NcclCommunicator::exchange(OperationName name, StreamView stream, Calls calls,
+                                const Body& body) {
+  session_->run(name, stream, calls, [&](const NcclFunctions& nccl, ncclComm_t communicator) {
     NcclGroup group{nccl, communicator, size(), stream.handle()};
     body(group);
     return group.result();

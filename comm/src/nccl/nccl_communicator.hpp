@@ -40,12 +40,13 @@ class NcclCommunicator final : public Communicator, public DeviceWire {
   ControlPlane& control() override { return session_->control(); }
   void abort(std::string_view reason, int culprit) noexcept override;
 
-  void exchange(OperationName name, StreamView stream, const Body& body) override;
+  void exchange(OperationName name, StreamView stream, Calls calls, const Body& body) override;
   void wait_for(OperationName name, StreamView stream, Timeout timeout) override;
   void throw_failure() override { session_->throw_failure(); }
 
  private:
-  WorkHandle run(OperationName name, StreamView stream, const NcclSession::Enqueue& enqueue);
+  WorkHandle run(OperationName name, StreamView stream, const NcclSession::Enqueue& enqueue,
+                 Calls calls = Calls::one);
 
   std::unique_ptr<NcclSession> session_;
 };

@@ -114,26 +114,36 @@ void NcclSession::settle(ncclResult_t result, ncclComm_t communicator, Operation
   }
 }
 
-NcclOperationHandle NcclSession::run(OperationName name, StreamView stream,
+NcclOperationHandle NcclSession::run(OperationName name, StreamView stream, Calls calls,
                                      const Enqueue& enqueue) {
   throw_failure();
   try {
     std::unique_lock lock{nccl_mutex_};
     if (communicator_ == nullptr) throw_failure();
-    check(nccl_.group_start(), name);
-    const ncclResult_t called = enqueue(nccl_, communicator_);
-    const ncclResult_t result = nccl_.group_end();
-    check(called, name);
+    ncclResult_t result = ncclSuccess;
+    if (calls == Calls::several) {
+      check(nccl_.group_start(), name);
+      const ncclResult_t called = enqueue(nccl_, communicator_);
+      result = nccl_.group_end();
+      check(called, name);
+    } else {
+      result = enqueue(nccl_, communicator_);
+    }
     settle(result, communicator_, name, deadline_after(timeout_), lock);
   } catch (...) {
     fail(std::current_exception());
     throw;
   }
   ++operations_;
-  return watch(name, stream);
+  auto operation = mark(name, stream);
+  if (operation->done) return operation;  // of a graph
+  const std::scoped_lock lock{mutex_};
+  enqueued_.push_back(operation);
+  last_ = operation;
+  return operation;
 }
 
-NcclOperationHandle NcclSession::watch(OperationName name, StreamView stream) {
+NcclOperationHandle NcclSession::mark(OperationName name, StreamView stream) {
   throw_failure();
   auto operation = std::make_shared<NcclOperation>();
   operation->name = name;
@@ -152,15 +162,14 @@ NcclOperationHandle NcclSession::watch(OperationName name, StreamView stream) {
     fail(std::current_exception());
     throw;
   }
-  const std::scoped_lock lock{mutex_};
-  outstanding_.push_back(operation);
   return operation;
 }
 
 NcclOperationHandle NcclSession::barrier() {
-  return run({"barrier"}, StreamView{stream_}, [this](const NcclFunctions& nccl, ncclComm_t comm) {
-    return nccl.all_reduce(word_, word_, 1, ncclUint8, ncclMax, comm, stream_);
-  });
+  return run({"barrier"}, StreamView{stream_}, Calls::one,
+             [this](const NcclFunctions& nccl, ncclComm_t comm) {
+               return nccl.all_reduce(word_, word_, 1, ncclUint8, ncclMax, comm, stream_);
+             });
 }
 
 bool NcclSession::done(NcclOperation& operation) {
@@ -190,13 +199,13 @@ void NcclSession::wait(NcclOperation& operation, Timeout timeout) {
 }
 
 void NcclSession::wait_for(OperationName name, StreamView stream, Timeout timeout) {
-  watch(name, stream);
-  std::vector<NcclOperationHandle> all;
+  wait(*mark(name, stream), timeout);
+  NcclOperationHandle last;
   {
     const std::scoped_lock lock{mutex_};
-    all.assign(outstanding_.begin(), outstanding_.end());
+    last = last_;
   }
-  for (const auto& operation : all) wait(*operation, timeout);
+  if (last) wait(*last, timeout);  // NCCL does a communicator's operations one after the other
 }
 
 void NcclSession::raise_timeout(const NcclOperation& operation, Timeout timeout) {
@@ -300,22 +309,31 @@ void NcclSession::look_for_async_error() {
   check(result, {"asynchronous error"});
 }
 
+/// Asks about few: who enqueues small operations in a row must not wait for this thread. They end
+/// in the order of their calls.
 void NcclSession::look_at_oldest() {
-  NcclOperationHandle oldest;
   {
     const std::scoped_lock lock{mutex_};
-    while (!outstanding_.empty()) {
-      NcclOperation& front = *outstanding_.front();
-      if (!front.done && cuda_.query_event(front.event.get()) != cudaSuccess) break;
-      front.done = true;
-      outstanding_.pop_front();
-      // The next one had to wait for this one.
-      if (!outstanding_.empty()) outstanding_.front()->enqueued = Clock::now();
-    }
-    if (outstanding_.empty()) return;
-    oldest = outstanding_.front();
+    watched_.insert(watched_.end(), enqueued_.begin(), enqueued_.end());
+    enqueued_.clear();
   }
-  if (Clock::now() - oldest->enqueued > timeout_) raise_timeout(*oldest, timeout_);
+  const auto first = std::partition_point(
+      watched_.begin(), watched_.end(), [this](const NcclOperationHandle& operation) {
+        return operation->done || cuda_.query_event(operation->event.get()) == cudaSuccess;
+      });
+  const bool some_ended = first != watched_.begin();
+  std::for_each(watched_.begin(), first, [](const auto& operation) { operation->done = true; });
+  watched_.erase(watched_.begin(), first);
+  if (watched_.empty()) return;
+  NcclOperation& oldest = *watched_.front();
+  if (const cudaError_t code = cuda_.query_event(oldest.event.get());
+      code != cudaSuccess && code != cudaErrorNotReady) {
+    throw TransportError{fmt::format("{}: {}", context(oldest.name), cuda_.error_text(code)),
+                         rank_};
+  }
+  // It had to wait for those that ended now.
+  if (some_ended) oldest.enqueued = Clock::now();
+  if (Clock::now() - oldest.enqueued > timeout_) raise_timeout(oldest, timeout_);
 }
 
 void NcclSession::end_communicator() noexcept {

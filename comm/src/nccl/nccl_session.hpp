@@ -12,6 +12,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <vector>
 
 #include "../cuda/device_wire.hpp"
 #include "../host_group.hpp"
@@ -61,13 +62,11 @@ class NcclSession {
   /// An operation on a stream of the session's own that ends when all ranks have called it.
   NcclOperationHandle barrier();
 
-  /// Calls `enqueue` inside an NCCL group, sees to it that NCCL has taken everything up, and
-  /// watches `stream` until the GPU is past it. Does not wait for the GPU. Throws what ended the
-  /// session.
-  NcclOperationHandle run(OperationName name, StreamView stream, const Enqueue& enqueue);
-
-  /// Watches `stream` until the GPU is past what it holds now.
-  NcclOperationHandle watch(OperationName name, StreamView stream);
+  /// Calls `enqueue`, inside an NCCL group where it makes several calls, sees to it that NCCL has
+  /// taken everything up, and watches `stream` until the GPU is past it. Does not wait for the GPU.
+  /// Throws what ended the session.
+  NcclOperationHandle run(OperationName name, StreamView stream, Calls calls,
+                          const Enqueue& enqueue);
 
   /// True once the GPU is past the operation. Throws what ended the session.
   bool done(NcclOperation& operation);
@@ -91,6 +90,9 @@ class NcclSession {
 
   NcclSession(const NcclFunctions& nccl, const CudaFunctions& cuda,
               std::unique_ptr<HostGroup> group, const NcclOptions& options);
+
+  /// What `stream` holds now, as an operation to wait for.
+  NcclOperationHandle mark(OperationName name, StreamView stream);
 
   void begin();
   void find_neighbours();
@@ -133,14 +135,16 @@ class NcclSession {
   ncclComm_t communicator_ = nullptr;
   ncclComm_t child_ = nullptr;  // while it is being made: NCCL writes it from a thread of its own
 
-  mutable std::mutex mutex_;  // guards what follows
-  std::deque<NcclOperationHandle> outstanding_;
+  mutable std::mutex mutex_;                   // guards what follows
+  std::vector<NcclOperationHandle> enqueued_;  // since the watchdog's last look
+  NcclOperationHandle last_;                   // of all
   std::exception_ptr failure_;
   bool stopping_ = false;
   std::condition_variable wake_;
   std::atomic<bool> failed_{false};
   std::atomic<std::uint64_t> operations_{0};
 
+  std::deque<NcclOperationHandle> watched_;  // the watchdog's own
   std::thread watchdog_;
 };
 

@@ -159,7 +159,7 @@ void NcclSession::exercise() {
   for (const std::size_t bytes : {short_bytes, exercise_bytes}) {
     const std::size_t part = bytes / static_cast<std::size_t>(size_) / 16 * 16;
     const auto each = [&](const char* verb, const Enqueue& enqueue) {
-      run({verb, bytes}, StreamView{stream_}, enqueue);
+      run({verb, bytes}, StreamView{stream_}, Calls::several, enqueue);
     };
     each("first allreduce", [&](const NcclFunctions& nccl, ncclComm_t comm) {
       return nccl.all_reduce(in, out, bytes, ncclUint8, ncclMax, comm, stream_);
