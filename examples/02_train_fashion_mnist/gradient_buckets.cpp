@@ -6,9 +6,8 @@ namespace fashion {
 
 namespace comm = thinwire::comm;
 
-namespace {
-
-comm::BucketLayout lay_out(std::span<Parameter* const> parameters, const BucketOptions& options) {
+comm::BucketLayout bucket_layout(std::span<Parameter* const> parameters,
+                                 const BucketOptions& options) {
   std::vector<comm::Parameter> reversed;
   for (auto parameter = parameters.rbegin(); parameter != parameters.rend(); ++parameter) {
     reversed.push_back({(*parameter)->name, (*parameter)->shape});
@@ -16,12 +15,10 @@ comm::BucketLayout lay_out(std::span<Parameter* const> parameters, const BucketO
   return comm::make_buckets(reversed, options.cap_bytes, comm::one_codec(options.codec));
 }
 
-}  // namespace
-
 GradientBuckets::GradientBuckets(comm::Communicator& communicator,
                                  std::span<Parameter* const> parameters,
                                  const BucketOptions& options)
-    : engine_{communicator, lay_out(parameters, options), {.chunks = options.chunks}} {
+    : engine_{communicator, bucket_layout(parameters, options), {.chunks = options.chunks}} {
   const auto& layout = engine_.layout();
   for (const auto& bucket : layout.buckets) {
     gradients_.emplace_back(static_cast<std::size_t>(bucket.elements));

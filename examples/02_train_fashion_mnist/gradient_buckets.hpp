@@ -16,6 +16,10 @@ struct BucketOptions {
   int chunks = 1;
 };
 
+/// thinwire's buckets for the parameters, last one first.
+thinwire::comm::BucketLayout bucket_layout(std::span<Parameter* const> parameters,
+                                           const BucketOptions& options);
+
 /// The gradients of a model, reduced over ranks while backward still computes: they stand in
 /// thinwire's buckets, last parameter first, and a bucket leaves as soon as its last gradient is
 /// there. This is all that a training loop needs of thinwire.

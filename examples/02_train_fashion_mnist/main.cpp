@@ -3,12 +3,16 @@
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <string>
 #include <thread>
 
+#include "learner.hpp"
 #include "report.hpp"
+#include "thinwire/comm/nccl.hpp"
 #include "thinwire/comm/transports.hpp"
+#include "thinwire/core/error.hpp"
 #include "trainer.hpp"
 
 namespace {
@@ -18,8 +22,9 @@ namespace comm = thinwire::comm;
 struct CommandLine {
   fashion::TrainOptions train;
   std::string codec = "none";
-  std::string transport = "mpi";
-  int ranks = 1;  // of threads; mpirun says how many with mpi
+  std::string device = "host";
+  std::string transport;  // empty: mpi on the host, nccl on GPUs
+  int ranks = 1;          // of threads; mpirun says how many with mpi
   std::string json;
 };
 
@@ -48,9 +53,13 @@ void add_options(CLI::App& app, CommandLine& line) {
   app.add_option("--chunks", train.buckets.chunks, "pieces a bucket is exchanged in")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  app.add_option("--transport", line.transport, "mpi (start with mpirun -np N) or threads")
-      ->check(CLI::IsMember({"mpi", "threads"}))
+  app.add_option("--device", line.device, "host, or cuda: one GPU a rank")
+      ->check(CLI::IsMember({"host", "cuda"}))
       ->capture_default_str();
+  app.add_option("--transport", line.transport,
+                 "mpi (start with mpirun -np N), threads, or nccl (mpirun or torchrun); default: "
+                 "nccl on GPUs, else mpi")
+      ->check(CLI::IsMember({"mpi", "threads", "nccl"}));
   app.add_option("--ranks", line.ranks, "ranks of --transport threads")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
@@ -70,23 +79,40 @@ void report(const std::exception& error) {
   fmt::print(stderr, "02_train_fashion_mnist: {}\n", error.what());
 }
 
-int run_threads(const CommandLine& line) {
-  comm::run_ranks(line.ranks, [&](comm::Communicator& rank) { run_rank(rank, line); });
-  return 0;
-}
-
-int run_mpi(const CommandLine& line) {
-  const auto communicator = comm::make_mpi_communicator();
+/// Other ranks must hear of an error of this one.
+int run_or_abort(comm::Communicator& communicator, const CommandLine& line) {
   try {
-    run_rank(*communicator, line);
+    run_rank(communicator, line);
     return 0;
   } catch (const std::exception& error) {
-    communicator->abort(error.what());
+    communicator.abort(error.what());
     report(error);
     // mpirun kills the other ranks when the first one leaves; each shall say why it failed.
     std::this_thread::sleep_for(std::chrono::seconds{1});
     return 1;
   }
+}
+
+int run_on_host(const CommandLine& line) {
+  if (line.transport == "threads") {
+    comm::run_ranks(line.ranks, [&](comm::Communicator& rank) { run_rank(rank, line); });
+    return 0;
+  }
+  return run_or_abort(*comm::make_mpi_communicator(), line);
+}
+
+/// NCCL, whose ranks meet over MPI under mpirun and over TCP else.
+int run_on_gpus(const CommandLine& line) {
+  THINWIRE_EXPECTS(line.transport.empty() || line.transport == "nccl", thinwire::InvalidArgument,
+                   "gradients on GPUs travel over nccl");
+  if (std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr) {
+    const char* local = std::getenv("LOCAL_RANK");
+    fashion::choose_gpu(local != nullptr ? std::atoi(local) : 0);
+    return run_or_abort(*comm::make_nccl_communicator(comm::tcp_rendezvous()), line);
+  }
+  const auto host = comm::make_mpi_communicator();
+  fashion::choose_gpu(host->local_rank());
+  return run_or_abort(*comm::make_nccl_communicator(*host), line);
 }
 
 }  // namespace
@@ -98,7 +124,10 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   try {
     line.train.buckets.codec = thinwire::compress::parse_codec(line.codec);
-    return line.transport == "threads" ? run_threads(line) : run_mpi(line);
+    if (line.device == "cuda") return run_on_gpus(line);
+    THINWIRE_EXPECTS(line.transport != "nccl", thinwire::InvalidArgument,
+                     "nccl moves GPU memory: add --device cuda");
+    return run_on_host(line);
   } catch (const std::exception& error) {
     report(error);
     return 1;

@@ -79,6 +79,7 @@ std::string summary(const TrainOptions& options, const TrainResult& result) {
   line("on the wire",
        fmt::format("{} bytes a step and rank, plain {}, ratio {:.1f}", row.wire_bytes_per_step,
                    row.plain_wire_bytes_per_step, ratio(row)));
+  if (result.on_gpu) return out;  // its times are not known
   line("time a step",
        fmt::format("compute {:.2f} ms, encode {:.2f}, exchange {:.2f}, decode {:.2f}",
                    result.compute_ms, result.encode_ms, result.exchange_ms, result.decode_ms));

@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <ctime>
+#include <memory>
 #include <vector>
 
+#include "clock.hpp"
 #include "dataset.hpp"
+#include "learner.hpp"
 #include "model.hpp"
 #include "optimizer.hpp"
 #include "ranks.hpp"
@@ -24,17 +26,10 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Processor time of this thread: what computing costs even when ranks share a core.
-double thread_seconds() {
-  timespec now{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
-}
-
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::ranges::nth_element(values, middle);
-  return *middle;
+std::unique_ptr<Learner> make_learner(thinwire::comm::Communicator& communicator,
+                                      const TrainOptions& options) {
+  return communicator.device() == thinwire::Device::cuda ? make_cuda_learner(communicator, options)
+                                                         : make_host_learner(communicator, options);
 }
 
 /// One rank's part of a run.
@@ -48,11 +43,9 @@ class Trainer {
         test_set_{test_set},
         progress_{progress},
         mean_image_{mean_image(train_set)},
-        model_{make_model(options.model, options.seed)},
         sampler_{train_set.count, communicator.rank(), communicator.size(), options.batch,
                  options.seed},
-        buckets_{communicator, model_.parameters(), options.buckets},
-        optimizer_{model_.parameters(), options.momentum} {}
+        learner_{make_learner(communicator, options)} {}
 
   TrainResult run() {
     double loss = 0;
@@ -82,37 +75,28 @@ class Trainer {
     const auto start = Clock::now();
     auto last_line = start;
     double loss = 0;
+    std::int64_t counted = 0;  // steps whose loss is in it
+    const auto take_loss = [&](std::int64_t done) {
+      loss += learner_->take_loss() * static_cast<double>(done - counted);
+      counted = done;
+      return loss / static_cast<double>(done);
+    };
     for (std::int64_t step = 0; step < steps; ++step) {
-      loss += train_step(
-          step, learning_rate(epoch * steps + step, steps, options_.epochs * steps, options_.lr));
-      if (seconds_since(last_line) > 5) {
+      const double before = thread_seconds();
+      gather(train_set_, mean_image_, sampler_.items(step), batch_);
+      gather_seconds_ += thread_seconds() - before;
+      learner_->step(
+          batch_, learning_rate(epoch * steps + step, steps, options_.epochs * steps, options_.lr));
+      if (step + 1 < steps && seconds_since(last_line) > 5) {
         last_line = Clock::now();
+        const double mean = take_loss(step + 1);
         say(fmt::format("epoch {}/{}, step {}/{}: loss {:.4f}", epoch + 1, options_.epochs,
-                        step + 1, steps, loss / static_cast<double>(step + 1)));
+                        step + 1, steps, mean));
       }
     }
+    const double mean = take_loss(steps);
     train_seconds_ += seconds_since(start);
-    return loss / static_cast<double>(steps);
-  }
-
-  double train_step(std::int64_t step, float rate) {
-    double start = thread_seconds();
-    gather(train_set_, mean_image_, sampler_.items(step), batch_);
-    const auto& logits = model_.forward(batch_.images);
-    const double loss = softmax_cross_entropy(logits, batch_.labels, logits_gradient_);
-    model_.backward(logits_gradient_, [this](std::size_t parameter) { buckets_.ready(parameter); });
-    compute_seconds_ += thread_seconds() - start;
-
-    buckets_.end_step();
-    const auto metrics = buckets_.metrics();
-    const double codec_ms = metrics.encode_ms + metrics.decode_ms;
-    step_codec_ms_.push_back(codec_ms - codec_ms_);
-    codec_ms_ = codec_ms;
-
-    start = thread_seconds();
-    optimizer_.step(rate);
-    compute_seconds_ += thread_seconds() - start;
-    return loss;
+    return mean;
   }
 
   // Every rank takes its share of the test images.
@@ -123,7 +107,7 @@ class Trainer {
     for (std::size_t first = 0; first < items.size(); first += at_once) {
       const auto count = std::min(at_once, items.size() - first);
       gather(test_set_, mean_image_, std::span{items}.subspan(first, count), batch_);
-      correct += count_correct(model_.forward(batch_.images), batch_.labels);
+      correct += learner_->count_correct(batch_);
     }
     const auto mean = mean_over_ranks(communicator_, {static_cast<double>(correct)})[0];
     return mean * communicator_.size() / static_cast<double>(test_set_.count);
@@ -131,7 +115,7 @@ class Trainer {
 
   void require_equal_parameters() {
     thinwire::comm::Fields fields;
-    for (const auto* parameter : model_.parameters()) {
+    for (const auto* parameter : learner_->parameters()) {
       const auto bytes = std::as_bytes(std::span{parameter->value});
       fields.emplace_back(parameter->name,
                           fmt::format("{:016x}", thinwire::compress::digest(bytes, 0)));
@@ -143,18 +127,20 @@ class Trainer {
   TrainResult result(double loss, double accuracy) {
     const auto steps = options_.epochs * sampler_.steps_per_epoch();
     const auto count = static_cast<double>(steps);
-    const auto metrics = buckets_.metrics();
+    const auto metrics = learner_->metrics();
+    const double compute = gather_seconds_ + learner_->compute_seconds();
     const auto times =
-        mean_over_ranks(communicator_, {count / train_seconds_, 1000 * compute_seconds_ / count,
+        mean_over_ranks(communicator_, {count / train_seconds_, 1000 * compute / count,
                                         metrics.encode_ms / count, metrics.exchange_ms / count,
-                                        metrics.decode_ms / count, median(step_codec_ms_)});
+                                        metrics.decode_ms / count, learner_->codec_ms()});
     const auto per_step = [steps](std::uint64_t bytes) {
       return bytes / static_cast<std::uint64_t>(steps);
     };
     return {.transport = std::string{communicator_.transport()},
             .ranks = communicator_.size(),
             .steps = steps,
-            .buckets = buckets_.count(),
+            .on_gpu = communicator_.device() == thinwire::Device::cuda,
+            .buckets = learner_->buckets(),
             .train_loss = loss,
             .test_accuracy = accuracy,
             .steps_per_s = times[0],
@@ -178,16 +164,11 @@ class Trainer {
   const Dataset& test_set_;
   const Progress& progress_;
   std::vector<float> mean_image_;
-  Model model_;
   Sampler sampler_;
-  GradientBuckets buckets_;
-  Sgd optimizer_;
+  std::unique_ptr<Learner> learner_;
   Batch batch_;
-  Tensor logits_gradient_;
   double train_seconds_ = 0;
-  double compute_seconds_ = 0;
-  double codec_ms_ = 0;                // of all steps so far
-  std::vector<double> step_codec_ms_;  // of each
+  double gather_seconds_ = 0;
 };
 
 }  // namespace

@@ -28,6 +28,7 @@ struct TrainResult {
   std::string transport;
   int ranks = 0;
   std::int64_t steps = 0;
+  bool on_gpu = false;       ///< the times below are unknown then
   std::size_t buckets = 0;   ///< allreduces a step
   double train_loss = 0;     ///< mean of the last epoch
   double test_accuracy = 0;  ///< share of the test images that are right, from 0 to 1
@@ -45,9 +46,9 @@ struct TrainResult {
 /// A line for people, on rank 0.
 using Progress = std::function<void(std::string_view line)>;
 
-/// Collective: trains data-parallel over the ranks of the communicator and checks that all end with
-/// the same parameters. Throws thinwire's errors, on every rank; when it throws, the caller aborts
-/// the communicator, so that no other rank waits in vain.
+/// Collective: trains data-parallel over the ranks of the communicator, on its device, and checks
+/// that all end with the same parameters. Throws thinwire's errors, on every rank; when it throws,
+/// the caller aborts the communicator, so that no other rank waits in vain.
 TrainResult train(thinwire::comm::Communicator& communicator, const TrainOptions& options,
                   const Progress& progress);
 
