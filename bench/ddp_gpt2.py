@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""GPT-2 under DDP: torch's own hooks and thinwire's codecs in one run.
+
+    torchrun --nproc-per-node 2 bench/ddp_gpt2.py --device cpu --size tiny
+    launch/netlab --hosts 4 --rate 10gbit --gpus -- python3 bench/ddp_gpt2.py -J gpt2.json
+    torchrun --nproc-per-node 2 bench/ddp_gpt2.py --device cpu --size tiny --train
+
+Prints the measured link, then a line for each method: the step (with the optimizer), the same
+compute without exchange, the share of the step that the exchange adds, what a rank sends in it and
+how much less than fp32 that is, the step that the measured link predicts when codecs cost nothing,
+and tokens a second of all ranks. Times are medians, of the slowest rank. With --train: loss curves
+over seeds with the same hyper-parameters, the uncompressed first with its spread, and the seconds
+to a target loss, warm-up counted. The text is the source of Python's standard library; nothing is
+downloaded.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict, replace
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from gpt2 import curves, link, methods, speed
+from gpt2.model import GPT2, SIZES
+from gpt2.text import Text
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cuda = torch.cuda.is_available()
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
+    parser.add_argument("--size", choices=SIZES, default="124M")
+    parser.add_argument("--methods", default=",".join(methods.ALL), help="separated by commas")
+    parser.add_argument("--batch", type=int, help="sequences of a rank in a step")
+    parser.add_argument("--steps", type=int, help="measured (20), or of training (2000)")
+    parser.add_argument("--corpus-mb", type=float, default=13.0)
+    parser.add_argument("--link-mb", type=int, help="message of the link's measurement")
+    parser.add_argument("--train", action="store_true", help="loss curves instead of step times")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--target", type=float, help="loss to time; default: 1.01 x uncompressed")
+    parser.add_argument("--plot", default="ddp_gpt2.png", help="where --train puts its picture")
+    parser.add_argument("-J", "--json", metavar="FILE", help="writes everything there")
+    arguments = parser.parse_args()
+    if "RANK" not in os.environ:
+        parser.error("start it with torchrun or launch/netlab")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    device = torch.device(arguments.device)
+    if arguments.device == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+        torch.backends.cuda.matmul.allow_tf32 = True
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=5)
+    )
+    size = SIZES[arguments.size]
+    if arguments.batch:
+        size = replace(size, batch=arguments.batch)
+    steps = arguments.steps or (2000 if arguments.train else 20)
+    names = arguments.methods.split(",")
+    text = Text(arguments.corpus_mb)
+    say = print if dist.get_rank() == 0 else lambda *_, **__: None
+
+    elements = sum(parameter.numel() for parameter in GPT2(size).parameters())
+    result: dict[str, Any] = {
+        "command": sys.argv,
+        "torch": torch.__version__,
+        "machine": platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "ranks": dist.get_world_size(),
+        "size": {"name": arguments.size, "parameters": elements, **asdict(size)},
+        "steps": steps,
+        "text_bytes": text.bytes,
+    }
+    say(
+        f"GPT-2 {arguments.size}: {elements} parameters, {dist.get_world_size()} ranks on "
+        f"{result['device']}, batch {size.batch} x {size.context} a rank, torch {torch.__version__}"
+    )
+    measured = link.measure(device, arguments.link_mb or (64 if device.type == "cuda" else 8))
+    result["link"] = asdict(measured)
+    say(
+        f"link: {measured.gigabits:.2f} Gb/s (every rank to the next at once), "
+        f"allreduce of one element {measured.latency_us:.0f} us"
+    )
+    if arguments.train:
+        rows = result["curves"] = _train(arguments, names, size, text, device, steps, say)
+        say(curves.plot(rows, arguments.plot) if dist.get_rank() == 0 else "")
+    else:
+        rows = result["rows"] = []
+        say(
+            f"{'method':<18} {'step ms':>9} {'compute':>9} {'exposed':>8} {'sent MB':>9} "
+            f"{'ratio':>7} {'predicted':>9} {'tokens/s':>10}"
+        )
+        for row in speed.measure(names, size, text, device, measured, steps):
+            rows.append(row)
+            say(_speed_line(row), flush=True)
+    if arguments.json and dist.get_rank() == 0:
+        with open(arguments.json, "w", encoding="utf-8") as file:
+            json.dump(result, file, indent=1)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _train(  # type: ignore[no-untyped-def]
+    arguments, names, size, text, device, steps, say
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for row in curves.train(names, size, text, device, steps, arguments.seeds):
+        rows.append(row)
+        if len(rows) == 1:
+            say(
+                f"uncompressed: loss {row['final_loss']:.4f} after {steps} steps, spread of "
+                f"{arguments.seeds} seeds {100 * row['spread']:.2f} %",
+                flush=True,
+            )
+    target = curves.compare(rows, arguments.target)
+    say(
+        f"{'method':<24} {'loss':>8} {'gap':>8} {'spread':>8} {'sent MB':>9} {'s to ':>5}"
+        f"{target:.4f}"
+    )
+    for row in rows:
+        say(_curve_line(row))
+    return rows
+
+
+def _speed_line(row: dict[str, Any]) -> str:
+    if "not_here" in row:
+        return f"{row['method']:<18} not here: {row['not_here']}"
+    return (
+        f"{row['method']:<18} {row['step_ms']:>9.2f} {row['compute_ms']:>9.2f} "
+        f"{100 * row['exposed']:>7.1f}% {row['sent_bytes'] / 1e6:>9.3f} {row['ratio']:>7.1f} "
+        f"{row['predicted_ms']:>9.2f} {row['tokens_per_second']:>10.0f}"
+    )
+
+
+def _curve_line(row: dict[str, Any]) -> str:
+    if "not_here" in row:
+        return f"{row['method']:<24} not here: {row['not_here']}"
+    seconds = row["seconds_to_target"]
+    return (
+        f"{row['method']:<24} {row['final_loss']:>8.4f} {100 * row['gap']:>+7.2f}% "
+        f"{100 * row['spread']:>7.2f}% {row['runs'][0]['sent_bytes'] / 1e6:>9.1f} "
+        f"{'never' if seconds is None else f'{seconds:.1f}':>7} ({row['reached_target']} runs)"
+    )
+
+
+if __name__ == "__main__":
+    main()

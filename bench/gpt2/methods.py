@@ -1,0 +1,131 @@
+"""Ways to average gradients under DDP: torch's own and thinwire's."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+from torch.nn.parallel import DistributedDataParallel
+
+ALL = [
+    "ddp",
+    "bf16",
+    "powersgd:1",
+    "powersgd:4",
+    "thinwire:none",
+    "thinwire:bf16",
+    "thinwire:int8",
+    "thinwire:int4",
+    "thinwire:sign",
+    "thinwire:topk:0.01",
+]
+WARM_UP = 0.15
+"""The part of training after which sign and top-k take over from int4 (--train)."""
+
+
+class NotHere(Exception):
+    """A method that this machine cannot run; says why."""
+
+
+@dataclass
+class Attached:
+    """A method at work on a DDP model."""
+
+    sent_bytes: Callable[[int], int]
+    """What this rank has sent to others, given the steps that were taken."""
+    close: Callable[[], None] = lambda: None
+
+
+def wrap(model: nn.Module, method: str) -> DistributedDataParallel:
+    """The model under DDP as ``method`` needs it."""
+    device = next(model.parameters()).device
+    options: dict[str, Any] = {"device_ids": [device] if device.type == "cuda" else None}
+    if method.startswith("powersgd") and device.type == "cpu":
+        # torch chains PowerSGD's collectives from gloo's threads: those of two buckets mix.
+        options["bucket_cap_mb"] = 1 << 20
+    return DistributedDataParallel(model, **options)
+
+
+def attach(method: str, ddp: DistributedDataParallel) -> Attached:
+    """Puts ``method`` on the model; collective. Sign and top-k begin at once (for speed)."""
+    kind, _, argument = method.partition(":")
+    if kind == "ddp":
+        return _counted(ring_bytes(ddp))
+    if kind == "bf16":
+        ddp.register_comm_hook(None, default_hooks.bf16_compress_hook)
+        return _counted(ring_bytes(ddp) // 2)
+    if kind == "fp16":
+        ddp.register_comm_hook(None, default_hooks.fp16_compress_hook)
+        return _counted(ring_bytes(ddp) // 2)
+    if kind == "powersgd":
+        rank = int(argument)
+        state = powerSGD_hook.PowerSGDState(
+            None, matrix_approximation_rank=rank, start_powerSGD_iter=2
+        )
+        ddp.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+        return _counted(_ring(4 * sum(_low_rank_elements(p, rank) for p in ddp.parameters())))
+    if kind == "thinwire":
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*optimizer rule")
+            return _attach_thinwire(ddp, argument)
+    raise SystemExit(f"unknown method '{method}'; there are {', '.join(ALL)}, fp16, and powersgd:R")
+
+
+def attach_to_train(
+    method: str, ddp: DistributedDataParallel, learning_rate: float, steps: int
+) -> tuple[Attached, torch.optim.Optimizer]:
+    """``method`` with the optimizer that it needs; ``thinwire:sign@adam`` is without its rule."""
+    codec, _, optimizer_name = method.partition("@")
+    fused = next(ddp.parameters()).is_cuda
+    if optimizer_name == "adam" or not codec.startswith(("thinwire:sign", "thinwire:topk")):
+        plain = torch.optim.AdamW(ddp.parameters(), lr=learning_rate, fused=fused)
+        return attach(codec, ddp), plain
+    library = _library()
+    optimizer = library.AdamW(ddp.parameters(), lr=learning_rate, fused=fused)
+    codec = codec.partition(":")[2]
+    switch_at = max(1, round(WARM_UP * steps))
+    return _attach_thinwire(ddp, codec, optimizer=optimizer, switch_at=switch_at), optimizer
+
+
+def ring_bytes(ddp: nn.Module) -> int:
+    """What a rank sends for fp32 gradients in a ring allreduce."""
+    return _ring(4 * sum(parameter.numel() for parameter in ddp.parameters()))
+
+
+def _ring(payload: int) -> int:
+    ranks = dist.get_world_size()
+    return 2 * (ranks - 1) * payload // ranks
+
+
+def _counted(bytes_a_step: int) -> Attached:
+    return Attached(lambda steps: steps * bytes_a_step)
+
+
+def _low_rank_elements(parameter: nn.Parameter, rank: int) -> int:
+    """torch's PowerSGD leaves vectors, and matrices where it gains less than 2, as they are."""
+    if parameter.dim() < 2:
+        return parameter.numel()
+    rows = parameter.shape[0]
+    columns = parameter.numel() // rows
+    factors = (rows + columns) * min(rank, rows, columns)
+    return factors if 2 * factors < parameter.numel() else parameter.numel()
+
+
+def _library() -> Any:
+    try:
+        import thinwire.torch
+    except ImportError as error:
+        raise NotHere(f"thinwire.torch cannot be imported ({error}); pip install .") from None
+    return thinwire.torch
+
+
+def _attach_thinwire(ddp: DistributedDataParallel, codec: str, **options: Any) -> Attached:
+    handle = _library().compress(ddp, codec, **options)
+    if handle.codec == "none":  # DDP's own collective, which the handle does not count
+        plain = _counted(ring_bytes(ddp))
+        return Attached(plain.sent_bytes, handle.close)
+    return Attached(lambda _: int(handle.metrics().get("wire_bytes", 0)), handle.close)
