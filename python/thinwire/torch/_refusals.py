@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from thinwire import _core
 from thinwire import _torch_private as private
 from thinwire.errors import Unsupported, UnsupportedTensor
 
@@ -43,6 +44,13 @@ def refuse_parameters(parameters: dict[str, torch.nn.Parameter]) -> None:
             "thinwire reduces those of one"
         )
     for name, parameter in parameters.items():
+        if parameter.device.type != "cpu":
+            raise UnsupportedTensor(
+                f"parameter '{name}' is on {parameter.device}; thinwire.torch takes models on the "
+                "CPU so far"
+                + ("" if _core.build_info()["cuda"] else ", and this build has no CUDA at all")
+                + ". In C++, CudaEngine reduces GPU tensors"
+            )
         if private.has_optimizer_in_backward(parameter):
             raise Unsupported(
                 f"parameter '{name}' has an optimizer in backward, which would step before its "

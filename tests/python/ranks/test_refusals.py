@@ -48,6 +48,13 @@ def test_several_devices():
     refused(model, "several devices .cpu, meta.")
 
 
+def test_models_that_are_not_on_the_cpu():
+    net = nn.Linear(3, 3, device="meta")
+    with pytest.raises(TypeError, match="parameter 'weight' is on meta") as raised:
+        thinwire.torch.ddp_hook(net, "int8")
+    assert isinstance(raised.value, thinwire.UnsupportedTensor)
+
+
 def test_second_hook_either_way():
     model = make_model()
     thinwire.torch.compress(model, "int8")
