@@ -1,4 +1,4 @@
-# cmake --install: libraries, headers, programs and a package that find_package(thinwire) finds.
+# cmake --install: libraries, headers and a package that find_package(thinwire) finds.
 include(CMakePackageConfigHelpers)
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/thinwire)

@@ -37,7 +37,7 @@ class Communicator {
   /// Ranks on this host, and this rank's place among them.
   virtual int local_rank() const = 0;
   virtual int local_size() const = 0;
-  /// "mpi", "threads", "nccl".
+  /// "mpi", "threads", "nccl" or "callback".
   virtual std::string_view transport() const = 0;
   virtual Device device() const = 0;
 
