@@ -1,0 +1,1 @@
+#include "thinwire/comm/buckets.hpp"
