@@ -2,7 +2,7 @@
 
 Two figures, since a link may look right in one and wrong in the other: the rate of a stream of a second
 or so, and that of a single 1 MB message on a connection that was idle, whose time starts at the first
-byte sent and ends when the receiver has the last one.
+byte sent and ends when the receiver has the last one. Ends with 1 where the stream is much too slow.
 """
 
 import socket
@@ -12,6 +12,8 @@ import time
 
 PORT = 47001
 COLD_BYTES = 1 << 20
+LEAST_SHARE = 0.8  # of the nominal rate that a stream must reach
+ONE_CORE = 5e9  # bits a second; a slower machine cannot be told from a wrong link above it
 
 
 def receive(connection: socket.socket, count: int) -> None:
@@ -48,8 +50,8 @@ def timed_send(connection: socket.socket, count: int) -> float:
     return time.perf_counter() - start
 
 
-def measure(address: str, rate: int) -> None:
-    """The sending end: prints both figures."""
+def measure(address: str, rate: int) -> int:
+    """The sending end: prints both figures; the exit status says whether the stream is as it should be."""
     with socket.create_connection((address, PORT), timeout=60) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         time.sleep(0.2)
@@ -62,16 +64,23 @@ def measure(address: str, rate: int) -> None:
         f"({cold / rate:.2f})",
         flush=True,
     )
+    if stream >= LEAST_SHARE * rate:
+        return 0
+    print(
+        f"netlab: {'warning: ' if rate > ONE_CORE else ''}the link does not reach {LEAST_SHARE} of its rate: "
+        "times over it would be this machine's. Stop what else runs here, or take a lower --rate",
+        file=sys.stderr,
+    )
+    return 0 if rate > ONE_CORE else 1
 
 
-def main() -> None:
+def main() -> int:
     """Runs the two ends in their namespaces."""
     if sys.argv[1] == "serve":
         serve()
-        return
+        return 0
     if sys.argv[1] == "measure":
-        measure(sys.argv[2], int(sys.argv[3]))
-        return
+        return measure(sys.argv[2], int(sys.argv[3]))
     source, target, address, rate = sys.argv[1:5]
     inside = ["ip", "netns", "exec"]
     me = [sys.executable, __file__]
@@ -80,11 +89,12 @@ def main() -> None:
     )
     try:
         server.stdout.readline()
-        subprocess.run([*inside, source, *me, "measure", address, rate], check=True, timeout=120)
+        sender = [*inside, source, *me, "measure", address, rate]
+        return subprocess.run(sender, check=False, timeout=120).returncode
     finally:
         server.kill()
         server.wait()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
