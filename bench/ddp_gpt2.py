@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-
 from gpt2 import curves, link, methods, speed
 from gpt2.model import GPT2, SIZES
 from gpt2.text import Text

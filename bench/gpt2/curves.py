@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
-
 from gpt2.methods import NotHere, attach_to_train, wrap
 from gpt2.model import GPT2, Size
 from gpt2.speed import autocast
 from gpt2.text import Text
+from torch.nn.parallel import DistributedDataParallel
 
 _EVALUATIONS = 20
 _VALIDATION_BATCHES = 8

@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
-
 from gpt2.link import Link, slowest
 from gpt2.methods import NotHere, attach, ring_bytes, wrap
 from gpt2.model import GPT2, Size, embedding_share
 from gpt2.text import Text
+from torch.nn.parallel import DistributedDataParallel
 
 _BEFORE = 4  # steps that do not count: DDP rebuilds its buckets, PowerSGD begins at the third
 

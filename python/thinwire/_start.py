@@ -38,15 +38,18 @@ def init(group: "dist.ProcessGroup | None" = None, *, transport: str = "auto") -
         return _make(group, transport)
     if _default is None or _default.closed:
         _default = _make(_torch_default_group(), transport)
+        _core.set_log_rank(_default.rank)
     return _default
 
 
 def _make(group: "dist.ProcessGroup | None", transport: str) -> Communicator:
     if _use_mpi(group, transport):
-        return Communicator(_core.mpi_communicator())
-    if group is not None:
-        return _over_group(group)
-    return _over_environment()
+        communicator = Communicator(_core.mpi_communicator())
+    elif group is not None:
+        communicator = _over_group(group)
+    else:
+        communicator = _over_environment()
+    return communicator
 
 
 def _torch_default_group() -> "dist.ProcessGroup | None":

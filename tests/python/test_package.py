@@ -45,6 +45,25 @@ def test_package_is_typed():
     assert (PACKAGE / "_core.pyi").exists()
 
 
+def test_stubs_say_what_the_module_has(tmp_path):
+    allowed = Path(__file__).parent / "stubtest_allowed.txt"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "mypy.stubtest",
+            "thinwire._core",
+            "--allowlist",
+            allowed,
+            "--ignore-unused-allowlist",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("error", "base"),
     [
@@ -77,8 +96,8 @@ def test_init_without_a_launcher_says_how_to_start():
 
 
 def test_rules_take_the_first_pattern_and_leave_vectors_plain():
-    rules = CodecRules("int4", {"*.embed*": "bf16", "*": "sign"})
     matrix, vector = torch.zeros(3, 3), torch.zeros(3)
+    rules = CodecRules("int4", {"*.embed*": "bf16", "*": "sign"})
     assert rules.codec_of("net.embed.weight", matrix) == "bf16"
     assert rules.codec_of("net.bias", vector) == "sign"
     rules = CodecRules("int4")

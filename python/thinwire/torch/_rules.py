@@ -19,8 +19,14 @@ class CodecRules:
     def __init__(self, codec: str, patterns: Mapping[str, str] | None = None) -> None:
         self.codec = _core.parse_codec(codec)
         self.patterns = {p: _core.parse_codec(c) for p, c in (patterns or {}).items()}
+        self._known: dict[str, str] = {}  # by name; asked for each bucket of each step
 
     def codec_of(self, name: str, parameter: torch.Tensor) -> str:
+        if name not in self._known:
+            self._known[name] = self._find(name, parameter)
+        return self._known[name]
+
+    def _find(self, name: str, parameter: torch.Tensor) -> str:
         for pattern, codec in self.patterns.items():
             if fnmatchcase(name, pattern):
                 return codec
