@@ -78,16 +78,22 @@ def attach(method: str, ddp: DistributedDataParallel) -> Attached:
 def attach_to_train(
     method: str, ddp: DistributedDataParallel, learning_rate: float, steps: int
 ) -> tuple[Attached, torch.optim.Optimizer]:
-    """``method`` with the optimizer that it needs; ``thinwire:sign@adam`` is without its rule."""
-    codec, _, optimizer_name = method.partition("@")
-    fused = next(ddp.parameters()).is_cuda
-    if optimizer_name == "adam" or not codec.startswith(("thinwire:sign", "thinwire:topk")):
-        plain = torch.optim.AdamW(ddp.parameters(), lr=learning_rate, fused=fused)
-        return attach(codec, ddp), plain
-    library = _library()
-    optimizer = library.AdamW(ddp.parameters(), lr=learning_rate, fused=fused)
-    codec = codec.partition(":")[2]
+    """``method`` with the optimizer that it needs.
+
+    Two more for comparison: ``thinwire:sign@adam`` is without its rule, ``ddp@frozen`` is the rule
+    (the second moment frozen after the warm-up) without its codec.
+    """
+    method, _, variant = method.partition("@")
+    options = {"lr": learning_rate, "fused": next(ddp.parameters()).is_cuda}
+    needs_rule = method.startswith(("thinwire:sign", "thinwire:topk"))
     switch_at = max(1, round(WARM_UP * steps))
+    if variant == "frozen":
+        frozen = _library().AdamW(ddp.parameters(), freeze=switch_at, **options)
+        return attach(method, ddp), frozen
+    if not needs_rule or variant == "adam":
+        return attach(method, ddp), torch.optim.AdamW(ddp.parameters(), **options)
+    optimizer = _library().AdamW(ddp.parameters(), **options)
+    codec = method.partition(":")[2]
     return _attach_thinwire(ddp, codec, optimizer=optimizer, switch_at=switch_at), optimizer
 
 
