@@ -66,7 +66,7 @@ struct TopkParts {
   std::size_t value;
   std::size_t bytes;
 
-  TopkParts(std::int64_t elements, std::int64_t entries)
+  constexpr TopkParts(std::int64_t elements, std::int64_t entries)
       : blocks{ceil_div(elements, topk_block)},
         local{pad16(4 * static_cast<std::size_t>(blocks + 1))},
         value{local + pad16(2 * static_cast<std::size_t>(entries))},

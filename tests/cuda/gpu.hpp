@@ -19,9 +19,10 @@
 namespace thinwire::test {
 
 /// First line of every test that needs a GPU.
-#define SKIP_WITHOUT_GPU()                                                                       \
-  if (::thinwire::cuda_device_count() == 0) GTEST_SKIP() << "SKIPPED: this machine has no CUDA " \
-                                                            "GPU"
+#define SKIP_WITHOUT_GPU()                             \
+  if (::thinwire::cuda_device_count() == 0)            \
+  GTEST_SKIP() << "SKIPPED: this machine has no CUDA " \
+                  "GPU"
 
 inline void check(cudaError_t code) {
   if (code != cudaSuccess) throw std::runtime_error{cudaGetErrorString(code)};

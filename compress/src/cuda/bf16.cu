@@ -19,7 +19,7 @@ struct Brain {
 
 }  // namespace
 
-const BlockLauncher& bf16_launcher() {
+const SectionLauncher& bf16_launcher() {
   static const BlockLauncherOf<Cast<Brain>> launcher;
   return launcher;
 }

@@ -10,6 +10,8 @@
 ///   encode<Map>(x, coded, to, digest): codes x, leaves x - v there, adds the digest of what it
 ///     wrote, returns the groups that are in finite blocks;
 ///   load<Map>(from): loads a unit's bytes and does nothing else, so that loads can run ahead;
+///   digest_scales<Map>(raws, source, digest): adds the digest of what read() and decode() leave to
+///     it of units from source(0), source(1), ..;
 ///   read<Map>(raw, from, digest, use): calls use(row, column, v) for every element;
 ///   decode<Map>(raw, from, digest, out_scale, out): writes fl(v * out_scale);
 ///   peers_at_once: units that an owner loads before it adds them up.

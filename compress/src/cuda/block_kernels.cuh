@@ -3,61 +3,12 @@
 #include "cuda/block_codec.cuh"
 #include "cuda/finish.cuh"
 #include "cuda/launch.hpp"
+#include "cuda/residual.cuh"
 #include "cuda/try.hpp"
 
 /// The verbs of the block codecs. One warp codes one unit in registers; the thread blocks meet only
 /// to add up digests. Compiled once a codec (block_kernels_*.cu).
 namespace thinwire::compress::cuda {
-
-__device__ inline float scale_or_one(const float* scale) {
-  return scale != nullptr ? __ldg(scale) : 1.0f;
-}
-
-/// Bit j: an input of group j is not 0 (a NaN is not).
-template <typename Map>
-__device__ __forceinline__ std::uint32_t live_groups(const Tile& input) {
-  std::uint32_t live = 0;
-#pragma unroll
-  for (int row = 0; row < rows; ++row) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const std::uint32_t bits =
-          __float_as_uint(input[row][2 * half]) | __float_as_uint(input[row][2 * half + 1]);
-      if (bits << 1 != 0) live |= 1u << Map::group(row, 2 * half);
-    }
-  }
-  return __reduce_or_sync(all_lanes, live);
-}
-
-struct ResidualPlace {
-  const float* committed;  ///< null without feedback
-  float* next;
-};
-
-/// Writes what is left of x to the next residual; groups that are not coded keep the committed one.
-template <typename Map>
-__device__ __forceinline__ void store_residual(const ResidualPlace& place, int elements,
-                                               std::uint32_t coded, const Tile& left) {
-  const std::uint32_t all = (2u << ((elements - 1) / 64)) - 1u;
-  const bool in_place = place.committed == place.next;
-#pragma unroll
-  for (int row = 0; row < rows; ++row) {
-    if ((coded & all) == all) {
-      store_row<Map>(place.next, elements, row, left[row]);
-      continue;
-    }
-#pragma unroll
-    for (int column = 0; column < columns; ++column) {
-      const int at = Map::element(row, column);
-      if (!Map::whole && at >= elements) continue;
-      if ((coded >> Map::group(row, column) & 1u) != 0) {
-        place.next[at] = left[row][column];
-      } else if (!in_place) {
-        place.next[at] = place.committed[at];
-      }
-    }
-  }
-}
 
 /// Codes x = fl(y + e): y is `x` on the way in.
 template <typename Codec, typename Map>
@@ -71,22 +22,6 @@ __device__ __forceinline__ std::uint32_t encode_tile(Tile& x, std::uint32_t live
   }
   if (finite == 0xFFFFu) return 0;
   return to.settings.zero_non_finite ? flag_zeroed : flag_non_finite;
-}
-
-template <typename Map>
-__device__ __forceinline__ void add_residual(const ResidualPlace& residual, int elements, Tile& x) {
-  if (residual.committed == nullptr) return;
-  Tile e;
-  read_elements<Map>(residual.committed, elements, e);
-  for_each<Map>([&](int row, int column) { x[row][column] += e[row][column]; });
-}
-
-__device__ inline ResidualPlace versions_of(const ResidualVersions& versions, std::uint32_t now) {
-  return {versions.base[now], versions.base[now ^ 1u]};
-}
-__device__ inline ResidualPlace residual_place(const ResidualPlace& versions, std::int64_t first) {
-  if (first < 0) return {nullptr, nullptr};
-  return {versions.committed + first, versions.next + first};
 }
 
 /// Words at the ends of units whose last bytes another warp wrote: digested once all have.
@@ -223,7 +158,7 @@ __global__ void __launch_bounds__(threads_per_tile, encode_tiles_per_sm)
     shares_bytes |= write_pads(frame.chunk.pads[static_cast<int>(Phase::reduce)], 0,
                                frame.chunk.shards, launch.slots, slot_bytes);
   }
-  const Arrival arrival{tile.shard,   tile.way,    frame.chunk.tiles_of[tile.shard],
+  const Arrival arrival{tile.shard,   tile.way,    frame.chunk.arrivals[tile.shard],
                         coded.digest, coded.flags, shares_bytes};
   if (arrive(share, frame, arrival)) finish_encode(launch);
 }
@@ -241,11 +176,20 @@ __device__ __forceinline__ void add_peers(const Inputs& inputs, int first, const
   };
 #pragma unroll
   for (int i = 0; i < count; ++i) raws[i] = Codec::template load<Map>(source(i));
+  Codec::template digest_scales<Map>(raws, source, digest);
 #pragma unroll
   for (int i = 0; i < count; ++i) {
     Codec::template read<Map>(raws[i], source(i), digest,
                               [&](int row, int column, float v) { sum[row][column] += v; });
   }
+}
+
+/// The headers of N peers, by the thread block that begins their shard.
+__device__ inline HeaderCheck check_inputs_early(const VerbFrame& frame, const Inputs& inputs,
+                                                 unsigned shard, const TileRow& tile) {
+  if (tile.begins == 0) return {};
+  return check_headers(frame, Phase::reduce, shard, inputs.slots, inputs.slot_bytes, 0,
+                       inputs.ranks);
 }
 
 /// The sum of the peers in rank order, from +0, times 1 / N.
@@ -342,9 +286,14 @@ __global__ void __launch_bounds__(threads_per_tile, reduce_tiles_per_sm)
     write_pads(frame.chunk.pads[static_cast<int>(Phase::gather)], launch.shard, launch.shard + 1,
                launch.slot_out, 0);
   }
+  const HeaderCheck check = check_inputs_early(frame, launch.inputs, launch.shard, tile);
   // When a peer's slot is refused, the last one overwrites what all wrote.
-  const Arrival arrival{place_in,        tile.way,    frame.chunk.tiles_of[launch.shard],
-                        coded.digest_in, coded.flags, true};
+  const Arrival arrival{place_in,
+                        tile.way,
+                        frame.chunk.arrivals[launch.shard],
+                        coded.digest_in + check.digest,
+                        coded.flags | check.flags,
+                        true};
   if (arrive<true>(share, frame, arrival, coded.digest)) finish_reduce_encode(launch);
 }
 
@@ -369,15 +318,35 @@ __global__ void __launch_bounds__(threads_per_tile, reduce_tiles_per_sm)
       write_element(launch.out, launch.dtype, first + at, mean[row][column] * out_scale);
     });
   }
-  const Arrival arrival{place_in, tile.way, frame.chunk.tiles_of[launch.shard], digest, 0, true};
+  const HeaderCheck check = check_inputs_early(frame, launch.inputs, launch.shard, tile);
+  const Arrival arrival{
+      place_in,    tile.way, frame.chunk.arrivals[launch.shard], digest + check.digest,
+      check.flags, true};
   if (arrive(share, frame, arrival)) finish_reduce(launch);
 }
 
 // ---- decode ----
 
+/// The header of an owner's slot, by the thread block that begins it.
+__device__ inline HeaderCheck check_owner_early(const VerbFrame& frame, const std::byte* slot,
+                                                const TileRow& tile) {
+  if (tile.begins == 0) return {};
+  return check_headers(frame, Phase::gather, tile.shard, slot, 0, static_cast<int>(tile.shard), 1);
+}
+
 __device__ __forceinline__ UnitSource gathered_source(const Unit& unit, const std::byte* slot) {
   return {slot, unit.scale_byte + unit.out_shift, unit.value_byte + unit.out_shift,
           unit.tile_end + unit.out_shift, unit.elements};
+}
+
+template <typename Codec, typename Map, typename T>
+__device__ __forceinline__ void decode_unit(const typename Codec::template Raw<Map>& raw,
+                                            const UnitSource& from, std::uint64_t& digest,
+                                            float out_scale, T* out) {
+  const typename Codec::template Raw<Map> raws[] = {raw};
+  Codec::template digest_scales<Map>(
+      raws, [&](int) { return from; }, digest);
+  Codec::template decode<Map>(raw, from, digest, out_scale, out);
 }
 
 template <typename Codec, typename T>
@@ -391,11 +360,11 @@ __device__ __noinline__ std::uint64_t decode_uneven_tile(const DecodeLaunch& lau
     const Unit unit = walk.unit<Codec>(k);
     const UnitSource from = gathered_source(unit, slot);
     if (is_packed<Codec>(unit, from.value_byte, out)) {
-      Codec::template decode<Packed>(Codec::template load<Packed>(from), from, digest, out_scale,
-                                     out + unit.source);
+      decode_unit<Codec, Packed>(Codec::template load<Packed>(from), from, digest, out_scale,
+                                 out + unit.source);
     } else {
-      Codec::template decode<Strided>(Codec::template load<Strided>(from), from, digest, out_scale,
-                                      out + unit.source);
+      decode_unit<Codec, Strided>(Codec::template load<Strided>(from), from, digest, out_scale,
+                                  out + unit.source);
     }
   }
   return digest;
@@ -408,12 +377,17 @@ __device__ __forceinline__ std::uint64_t decode_even_tile(const DecodeLaunch& la
   const float out_scale = scale_or_one(launch.out_scale);
   std::uint64_t digest = 0;
   unsigned k = threadIdx.x / 32;
-  advance<Codec>(unit, threadIdx.x / 32);
-  for (; !walk.done(k); k += warps_per_tile) {
-    const UnitSource from = gathered_source(unit, slot);
-    Codec::template decode<Packed>(Codec::template load<Packed>(from), from, digest, out_scale,
-                                   static_cast<T*>(launch.gradients) + unit.source);
+  if (walk.done(k)) return digest;
+  advance<Codec>(unit, static_cast<int>(k));
+  auto ahead = Codec::template load<Packed>(gathered_source(unit, slot));
+  while (!walk.done(k)) {
+    const auto raw = ahead;
+    const Unit now = unit;
+    k += warps_per_tile;
     advance<Codec>(unit, warps_per_tile);
+    if (!walk.done(k)) ahead = Codec::template load<Packed>(gathered_source(unit, slot));
+    decode_unit<Codec, Packed>(raw, gathered_source(now, slot), digest, out_scale,
+                               static_cast<T*>(launch.gradients) + now.source);
   }
   return digest;
 }
@@ -433,7 +407,10 @@ __global__ void __launch_bounds__(threads_per_tile, decode_tiles_per_sm)
                                          static_cast<const T*>(launch.gradients))
           ? decode_even_tile<Codec, T>(launch, walk, unit, slot)
           : decode_uneven_tile<Codec, T>(launch, walk, slot);
-  const Arrival arrival{tile.shard, tile.way, frame.chunk.tiles_of[tile.shard], digest, 0, true};
+  const HeaderCheck check = check_owner_early(frame, slot, tile);
+  const Arrival arrival{
+      tile.shard,  tile.way, frame.chunk.arrivals[tile.shard], digest + check.digest,
+      check.flags, true};
   if (arrive(share, frame, arrival)) finish_decode(launch);
 }
 
@@ -446,11 +423,10 @@ void start(void (*kernel)(Launch), const Launch& launch, std::uint32_t tiles, cu
 }
 
 template <typename Codec>
-class BlockLauncherOf final : public BlockLauncher {
+class BlockLauncherOf final : public SectionLauncher {
  public:
-  void encode(const EncodeLaunch& launch, DType dtype, std::uint32_t tiles,
-              cudaStream_t stream) const override {
-    visit_dtype(dtype, [&](auto tag) {
+  void encode(const EncodeLaunch& launch, std::uint32_t tiles, cudaStream_t stream) const override {
+    visit_dtype(launch.dtype, [&](auto tag) {
       start(encode_kernel<Codec, typename decltype(tag)::type>, launch, tiles, stream);
     });
   }
@@ -461,9 +437,8 @@ class BlockLauncherOf final : public BlockLauncher {
   void reduce(const ReduceLaunch& launch, std::uint32_t tiles, cudaStream_t stream) const override {
     start(reduce_kernel<Codec>, launch, tiles, stream);
   }
-  void decode(const DecodeLaunch& launch, DType dtype, std::uint32_t tiles,
-              cudaStream_t stream) const override {
-    visit_dtype(dtype, [&](auto tag) {
+  void decode(const DecodeLaunch& launch, std::uint32_t tiles, cudaStream_t stream) const override {
+    visit_dtype(launch.dtype, [&](auto tag) {
       start(decode_kernel<Codec, typename decltype(tag)::type>, launch, tiles, stream);
     });
   }

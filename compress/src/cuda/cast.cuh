@@ -110,6 +110,10 @@ struct Cast {
     return raw;
   }
 
+  /// read() does it.
+  template <typename Map, int count, typename Source>
+  static __device__ void digest_scales(const Raw<Map> (&)[count], Source, std::uint64_t&) {}
+
   template <typename Map, typename Use>
   static __device__ __forceinline__ void read(const Raw<Map>& raw, const UnitSource& from,
                                               std::uint64_t& digest, Use use) {

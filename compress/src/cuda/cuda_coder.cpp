@@ -19,7 +19,7 @@ namespace {
 
 using namespace cuda;
 
-const BlockLauncher& launcher_of(Codec codec) {
+const SectionLauncher& launcher_of(Codec codec) {
   switch (codec) {
     case Codec::none:
       return none_launcher();
@@ -34,10 +34,11 @@ const BlockLauncher& launcher_of(Codec codec) {
     case Codec::sign:
       return sign_launcher();
     case Codec::topk:
+      return topk_launcher();
     case Codec::mixed:
       break;
   }
-  throw InvalidArgument{fmt::format("codec {} does not run on a GPU", to_string(codec))};
+  throw InvalidArgument{fmt::format("codec {} is not a section's", to_string(codec))};
 }
 
 void check_device_slots(const char* verb, const ConstByteView& slots, std::size_t count,
@@ -71,7 +72,8 @@ struct CudaCoder::Impl {
             .gathered = tables.gathered,
             .step = step->device_block(),
             .errors = errors,
-            .ways = ways};
+            .ways = ways,
+            .topk = {}};
   }
 
   const CodecSpec& spec_of(const SectionTiles& section) const {
@@ -92,9 +94,9 @@ struct CudaCoder::Impl {
 
   /// Calls body(section, first tile, tiles) for the sections that have tiles of an owner's shard.
   template <typename Body>
-  std::uint32_t for_each_section(int chunk, int shard, Body body) const {
+  std::uint32_t for_each_section(int chunk, Verb verb, int shard, Body body) const {
     std::uint32_t total = 0;
-    for (const SectionTiles& section : device.chunk(chunk, Verb::reduce).sections) {
+    for (const SectionTiles& section : device.chunk(chunk, verb).sections) {
       const auto at = static_cast<std::size_t>(shard);
       const std::uint32_t tiles = section.first_tile[at + 1] - section.first_tile[at];
       if (tiles != 0) body(section, section.first_tile[at], tiles);
@@ -103,8 +105,9 @@ struct CudaCoder::Impl {
     return total;
   }
 
-  std::uint32_t tiles_of(int chunk, int shard) const {
-    return for_each_section(chunk, shard, [](const SectionTiles&, std::uint32_t, std::uint32_t) {});
+  std::uint32_t tiles_of(int chunk, Verb verb, int shard) const {
+    return for_each_section(chunk, verb, shard,
+                            [](const SectionTiles&, std::uint32_t, std::uint32_t) {});
   }
 };
 
@@ -130,6 +133,7 @@ void CudaCoder::encode(int chunk, ConstTensorView gradients, CudaState& state, c
   const DeviceChunk& tables = impl_->device.chunk(chunk, Verb::encode);
   EncodeLaunch launch{.frame = impl_->frame(chunk, Verb::encode),
                       .gradients = gradients.data,
+                      .dtype = gradients.dtype,
                       .inv_scale = call.inv_scale,
                       .worker = {{state.worker_version(0), state.worker_version(1)}},
                       .state = state.device_row(),
@@ -140,8 +144,9 @@ void CudaCoder::encode(int chunk, ConstTensorView gradients, CudaState& state, c
   for (const SectionTiles& section : tables.sections) {
     const CodecSpec& spec = impl_->spec_of(section);
     launch.settings = impl_->settings_of(spec);
+    launch.frame.topk = section.topk_view;
     launch.first_tile = section.first_tile.front();
-    launcher_of(spec.codec).encode(launch, gradients.dtype, section.tiles(), call.stream.handle());
+    launcher_of(spec.codec).encode(launch, section.tiles(), call.stream.handle());
     launch.writes_pads = false;
   }
   if (tables.tiles == 0) encode_nothing(launch, call.stream.handle());
@@ -156,8 +161,8 @@ void CudaCoder::reduce_encode(int chunk, ConstByteView slots, CudaState& state,
                      plan.slot_bytes(chunk, Phase::reduce));
   check_device_slots("reduce_encode", slot_out, 1, plan.slot_bytes(chunk, Phase::gather));
 
-  const std::uint32_t all_tiles = impl_->tiles_of(chunk, state.shard());
-  ReduceEncodeLaunch launch{.frame = impl_->frame(chunk, Verb::reduce, state.shard()),
+  const std::uint32_t all_tiles = impl_->tiles_of(chunk, Verb::reduce_encode, state.shard());
+  ReduceEncodeLaunch launch{.frame = impl_->frame(chunk, Verb::reduce_encode, state.shard()),
                             .inputs = impl_->inputs(chunk, slots),
                             .server = {{state.server_version(0), state.server_version(1)}},
                             .state = state.device_row(),
@@ -167,10 +172,11 @@ void CudaCoder::reduce_encode(int chunk, ConstByteView slots, CudaState& state,
                             .first_tile = 0,
                             .writes_pads = true};
   impl_->for_each_section(
-      chunk, state.shard(),
+      chunk, Verb::reduce_encode, state.shard(),
       [&](const SectionTiles& section, std::uint32_t first, std::uint32_t tiles) {
         const CodecSpec& spec = impl_->spec_of(section);
         launch.settings = impl_->settings_of(spec);
+        launch.frame.topk = section.topk_view;
         launch.first_tile = first;
         launcher_of(spec.codec).reduce_encode(launch, tiles, call.stream.handle());
         launch.writes_pads = false;
@@ -193,9 +199,10 @@ void CudaCoder::decode(int chunk, ConstByteView slots, const CudaCall& call, Ten
                       .dtype = gradients.dtype,
                       .first_tile = 0};
   for (const SectionTiles& section : tables.sections) {
+    launch.frame.topk = section.topk_view;
     launch.first_tile = section.first_tile.front();
     launcher_of(impl_->spec_of(section).codec)
-        .decode(launch, gradients.dtype, section.tiles(), call.stream.handle());
+        .decode(launch, section.tiles(), call.stream.handle());
   }
   if (tables.tiles == 0) decode_nothing(launch, call.stream.handle());
 }
@@ -208,7 +215,7 @@ void CudaCoder::reduce(int chunk, ConstByteView slots, int shard, const CudaCall
   check_device_slots("reduce", slots, static_cast<std::size_t>(plan.ranks()),
                      plan.slot_bytes(chunk, Phase::reduce));
 
-  const std::uint32_t all_tiles = impl_->tiles_of(chunk, shard);
+  const std::uint32_t all_tiles = impl_->tiles_of(chunk, Verb::reduce, shard);
   ReduceLaunch launch{.frame = impl_->frame(chunk, Verb::reduce, shard),
                       .inputs = impl_->inputs(chunk, slots),
                       .out_scale = call.out_scale,
@@ -218,7 +225,9 @@ void CudaCoder::reduce(int chunk, ConstByteView slots, int shard, const CudaCall
                       .shard = static_cast<std::uint32_t>(shard),
                       .first_tile = 0};
   impl_->for_each_section(
-      chunk, shard, [&](const SectionTiles& section, std::uint32_t first, std::uint32_t tiles) {
+      chunk, Verb::reduce, shard,
+      [&](const SectionTiles& section, std::uint32_t first, std::uint32_t tiles) {
+        launch.frame.topk = section.topk_view;
         launch.first_tile = first;
         launcher_of(impl_->spec_of(section).codec).reduce(launch, tiles, call.stream.handle());
       });

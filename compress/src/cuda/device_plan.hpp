@@ -1,5 +1,6 @@
 #pragma once
 
+#include <iterator>
 #include <memory>
 #include <vector>
 
@@ -25,14 +26,16 @@ class DevicePlan {
   /// Blocks. Throws OutOfMemory or CudaError.
   DevicePlan(const Plan& plan, const std::shared_ptr<MemoryResource>& memory, StreamView stream);
 
-  const DeviceChunk& chunk(int chunk, Verb verb) const {
-    return chunks_[static_cast<std::size_t>(chunk * verbs + static_cast<int>(verb))];
-  }
+  const DeviceChunk& chunk(int chunk, Verb verb) const { return chunks_[index_of(chunk, verb)]; }
   std::size_t bytes() const;
 
  private:
-  std::vector<DeviceChunk> chunks_;  // [chunk * verbs + verb]
-  std::vector<Buffer> buffers_;
+  static std::size_t index_of(int chunk, Verb verb) {
+    return static_cast<std::size_t>(chunk) * std::size(all_verbs) + static_cast<std::size_t>(verb);
+  }
+
+  std::vector<DeviceChunk> chunks_;  // [index_of(chunk, verb)]
+  std::vector<Buffer> buffers_;      // tables in the same order, then the scratch memory
 };
 
 }  // namespace thinwire::compress::cuda

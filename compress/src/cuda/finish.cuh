@@ -14,10 +14,16 @@ namespace thinwire::compress::cuda {
 /// than __threadfence, which is sequentially consistent.
 __device__ inline void fence() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 
+constexpr int most_warps = 32;
+__device__ inline int block_warps() { return static_cast<int>(blockDim.x / 32); }
+
+/// Beside the SlotFlag bits that are gathered: what a peer sent cannot be decoded.
+constexpr std::uint32_t flag_refused = 1u << 31;
+
 struct BlockShare {
-  std::uint64_t digests[warps_per_tile];
-  std::uint64_t digests_out[warps_per_tile];
-  std::uint32_t flags[warps_per_tile];
+  std::uint64_t digests[most_warps];
+  std::uint64_t digests_out[most_warps];
+  std::uint32_t flags[most_warps];
   bool last;
 };
 
@@ -106,7 +112,7 @@ __device__ inline bool arrive(BlockShare& share, const VerbFrame& frame, const A
     std::uint64_t all_digests = 0;
     std::uint64_t all_out = 0;
     std::uint32_t all_flags = 0;
-    for (int i = 0; i < warps_per_tile; ++i) {
+    for (int i = 0; i < block_warps(); ++i) {
       all_digests += share.digests[i];
       all_out += share.digests_out[i];
       all_flags |= share.flags[i];
@@ -213,7 +219,7 @@ __device__ inline std::uint64_t block_sum(BlockShare& share, std::uint64_t value
   if (lane_id() == 0) share.digests[threadIdx.x / 32] = value;
   __syncthreads();
   std::uint64_t sum = 0;
-  for (int i = 0; i < warps_per_tile; ++i) sum += share.digests[i];
+  for (int i = 0; i < block_warps(); ++i) sum += share.digests[i];
   return sum;
 }
 
@@ -251,54 +257,81 @@ __device__ inline void write_nan(const ChunkView& chunk, unsigned shard, void* o
   }
 }
 
+/// What is known of slots before their payload has been read: the digest of their seams, a lane's
+/// share, and flag_refused if a header is wrong.
+struct HeaderCheck {
+  std::uint64_t digest = 0;
+  std::uint32_t flags = 0;
+};
+
+/// Checks the headers of `count` slots for a shard, the first from rank `first_peer`. By the thread
+/// block that begins the shard, so that the last one finds it done; by the last one for an empty
+/// shard.
+__device__ inline HeaderCheck check_headers(const VerbFrame& frame, Phase phase, unsigned shard,
+                                            const std::byte* slots, std::uint64_t slot_bytes,
+                                            int first_peer, int count) {
+  HeaderCheck result;
+  const auto p = static_cast<int>(phase);
+  for (int i = static_cast<int>(threadIdx.x / 32); i < count; i += block_warps()) {
+    const std::byte* slot = slots + i * slot_bytes;
+    const std::uint64_t seams = seam_digest(frame.chunk.seams[p], shard, slot);
+    if (lane_id() != 0) continue;
+    result.digest += seams;
+    if (!check_fields(frame, frame.chunk.headers[p][shard], first_peer + i, load_header(slot))) {
+      result.flags |= flag_refused;
+    }
+  }
+  return result;
+}
+
 struct InputCheck {
   std::uint32_t flags;  ///< of all peers
   std::uint32_t bad;
 };
 
-/// Checks what N peers sent for a shard, by the last thread block. Their digests were added up
+/// What came of N peers' slots for a shard, by the last thread block. Their digests were added up
 /// together: only when the sum is wrong is it found out whose it is.
 __device__ inline InputCheck check_inputs(BlockShare& share, const VerbFrame& frame,
                                           const Inputs& inputs, unsigned shard) {
   __shared__ InputCheck check;
-  __shared__ unsigned long long said;
-  __shared__ unsigned long long computed;
-  const SlotHeader& expected = frame.chunk.headers[static_cast<int>(Phase::reduce)][shard];
+  __shared__ bool differs;
   const auto header_of = [&](int peer) -> const SlotHeader& {
     return *reinterpret_cast<const SlotHeader*>(inputs.slots + peer * inputs.slot_bytes);
   };
-  if (threadIdx.x == 0) {
-    check = {0, 0};
-    said = 0;
-    computed = 0;
+  HeaderCheck late;
+  if (frame.chunk.arrivals[shard] == 0) {
+    late = check_headers(frame, Phase::reduce, shard, inputs.slots, inputs.slot_bytes, 0,
+                         inputs.ranks);
   }
+  const bool refused = __syncthreads_or(static_cast<int>(late.flags)) != 0;
   if (threadIdx.x < 32) {
-    const std::uint64_t digest = take_digest(frame.gathered, place_in, frame.chunk.tiles_of[shard]);
-    if (threadIdx.x == 0) computed = digest;
-  }
-  __syncthreads();
-  for (int peer = static_cast<int>(threadIdx.x / 32); peer < inputs.ranks; peer += warps_per_tile) {
-    const std::byte* slot = inputs.slots + peer * inputs.slot_bytes;
-    const std::uint64_t seams =
-        seam_digest(frame.chunk.seams[static_cast<int>(Phase::reduce)], shard, slot);
-    if (lane_id() == 0) {
-      const SlotHeader header = load_header(slot);
-      atomicAdd(&computed, static_cast<unsigned long long>(seams));
-      atomicAdd(&said, static_cast<unsigned long long>(header.checksum));
-      atomicOr(&check.flags, header.flags);
-      if (!check_fields(frame, expected, peer, header)) atomicOr(&check.bad, 1u);
+    std::uint64_t said = 0;
+    std::uint32_t flags = 0;
+    for (int peer = lane_id(); peer < inputs.ranks; peer += 32) {
+      said += __ldcg(&header_of(peer).checksum);
+      flags |= __ldcg(&header_of(peer).flags);
+    }
+    said = warp_sum(said);
+    flags = __reduce_or_sync(all_lanes, flags);
+    const std::uint32_t own_flags = __ldcg(frame.gathered.flags + place_in);
+    const std::uint64_t computed =
+        take_digest(frame.gathered, place_in, frame.chunk.arrivals[shard]);
+    if (threadIdx.x == 0) {
+      differs = said != computed;
+      check = {flags, refused || (own_flags & flag_refused) != 0 || differs ? 1u : 0u};
     }
   }
   __syncthreads();
-  if (said != computed) {
+  if (differs) {
+    const std::uint64_t length =
+        frame.chunk.headers[static_cast<int>(Phase::reduce)][shard].payload_length;
     for (int peer = 0; peer < inputs.ranks; ++peer) {
       const std::uint64_t digest =
-          payload_digest(share, inputs.slots + peer * inputs.slot_bytes, expected.payload_length);
+          payload_digest(share, inputs.slots + peer * inputs.slot_bytes, length);
       if (threadIdx.x == 0 && digest != header_of(peer).checksum) {
         record_checksum(frame, peer, digest, header_of(peer).checksum);
       }
     }
-    if (threadIdx.x == 0) check.bad = 1;
     __syncthreads();
   }
   if (check.bad != 0 && threadIdx.x == 0) frame.step->failed = 1;
@@ -329,10 +362,10 @@ __device__ inline std::uint64_t poison_slot(BlockShare& share, const VerbFrame& 
 static __device__ __noinline__ void finish_encode(const EncodeLaunch& launch) {
   const VerbFrame& frame = launch.frame;
   const std::uint64_t bytes = frame.chunk.slot_bytes[static_cast<int>(Phase::reduce)];
-  for (unsigned shard = threadIdx.x / 32; shard < frame.chunk.shards; shard += warps_per_tile) {
+  for (unsigned shard = threadIdx.x / 32; shard < frame.chunk.shards; shard += block_warps()) {
     std::byte* slot = launch.slots + shard * bytes;
     const std::uint64_t digest =
-        take_digest(frame.gathered, shard, frame.chunk.tiles_of[shard]) +
+        take_digest(frame.gathered, shard, frame.chunk.arrivals[shard]) +
         seam_digest(frame.chunk.seams[static_cast<int>(Phase::reduce)], shard, slot);
     const std::uint32_t flags = take_flags(frame.gathered, shard);
     if (lane_id() == 0) write_header(frame, Phase::reduce, shard, flags, digest, slot);
@@ -356,7 +389,7 @@ static __device__ __noinline__ void finish_reduce_encode(const ReduceEncodeLaunc
   }
   if (threadIdx.x >= 32) return;
   const std::uint64_t gathered =
-      take_digest(frame.gathered, place_out, frame.chunk.tiles_of[launch.shard]) +
+      take_digest(frame.gathered, place_out, frame.chunk.arrivals[launch.shard]) +
       seam_digest(frame.chunk.seams[static_cast<int>(Phase::gather)], launch.shard,
                   launch.slot_out);
   const std::uint32_t own_flags = take_flags(frame.gathered, place_in);
@@ -377,8 +410,9 @@ static __device__ __noinline__ void finish_reduce(const ReduceLaunch& launch) {
   const InputCheck check = check_inputs(share, frame, launch.inputs, launch.shard);
   if (check.bad != 0) {
     write_nan(frame.chunk, launch.shard, launch.out, launch.dtype, launch.out_origin,
-              static_cast<int>(threadIdx.x), threads_per_tile);
+              static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x));
   }
+  if (threadIdx.x < 32) take_flags(frame.gathered, place_in);
   if (threadIdx.x == 0) {
     atomicOr(&frame.step->flags, check.flags);
     *frame.gathered.arrived = 0;
@@ -388,21 +422,18 @@ static __device__ __noinline__ void finish_reduce(const ReduceLaunch& launch) {
 static __device__ __noinline__ void finish_decode(const DecodeLaunch& launch) {
   const VerbFrame& frame = launch.frame;
   const std::uint64_t bytes = frame.chunk.slot_bytes[static_cast<int>(Phase::gather)];
-  for (unsigned shard = threadIdx.x / 32; shard < frame.chunk.shards; shard += warps_per_tile) {
+  for (unsigned shard = threadIdx.x / 32; shard < frame.chunk.shards; shard += block_warps()) {
     const std::byte* slot = launch.slots + shard * bytes;
     const SlotHeader header = load_header(slot);
-    const std::uint64_t digest =
-        take_digest(frame.gathered, shard, frame.chunk.tiles_of[shard]) +
-        seam_digest(frame.chunk.seams[static_cast<int>(Phase::gather)], shard, slot);
-    const std::uint32_t own_flags = take_flags(frame.gathered, shard);
-    bool good = true;
+    const std::uint64_t digest = take_digest(frame.gathered, shard, frame.chunk.arrivals[shard]);
+    bool good = (take_flags(frame.gathered, shard) & flag_refused) == 0;
     if (lane_id() == 0) {
-      const int peer = static_cast<int>(shard);
-      good = own_flags == 0 &&
-             check_fields(frame, frame.chunk.headers[static_cast<int>(Phase::gather)][shard], peer,
-                          header);
+      if (frame.chunk.arrivals[shard] == 0) {
+        good = check_fields(frame, frame.chunk.headers[static_cast<int>(Phase::gather)][shard],
+                            static_cast<int>(shard), header);
+      }
       if (good && digest != header.checksum) {
-        record_checksum(frame, peer, digest, header.checksum);
+        record_checksum(frame, static_cast<int>(shard), digest, header.checksum);
         good = false;
       }
       atomicOr(&frame.step->flags, header.flags & (flag_non_finite | flag_zeroed));

@@ -33,7 +33,7 @@ struct ScaledHalf {
 
 }  // namespace
 
-const BlockLauncher& fp16_launcher() {
+const SectionLauncher& fp16_launcher() {
   static const BlockLauncherOf<Cast<ScaledHalf>> launcher;
   return launcher;
 }

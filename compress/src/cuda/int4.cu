@@ -98,7 +98,7 @@ struct Nibbles {
 
 }  // namespace
 
-const BlockLauncher& int4_launcher() {
+const SectionLauncher& int4_launcher() {
   static const BlockLauncherOf<Quantised<Nibbles>> launcher;
   return launcher;
 }

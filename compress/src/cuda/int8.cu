@@ -79,7 +79,7 @@ struct Bytes {
 
 }  // namespace
 
-const BlockLauncher& int8_launcher() {
+const SectionLauncher& int8_launcher() {
   static const BlockLauncherOf<Quantised<Bytes>> launcher;
   return launcher;
 }

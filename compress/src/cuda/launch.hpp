@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "cuda/rows.hpp"
+#include "cuda/topk_rows.hpp"
 #include "thinwire/core/cuda/error_ring.hpp"
 #include "thinwire/core/dtype.hpp"
 
@@ -19,6 +20,7 @@ struct VerbFrame {
   StepBlock* step;
   ErrorRing::DeviceHandle errors;
   std::uint32_t ways;  ///< of gathering that thread blocks come to, at all places together
+  TopkView topk;       ///< of the section, if it is one of topk
 };
 
 struct CodecSettings {
@@ -41,6 +43,7 @@ struct Inputs {
 struct EncodeLaunch {
   VerbFrame frame;
   const void* gradients;
+  DType dtype;
   const float* inv_scale;
   ResidualVersions worker;
   StateRow* state;
@@ -82,27 +85,28 @@ struct DecodeLaunch {
   std::uint32_t first_tile;
 };
 
-/// Enqueues the kernels of one block codec, one thread block a tile.
-class BlockLauncher {
+/// Enqueues the kernels of one codec for one section: `tiles` thread blocks, one a tile.
+class SectionLauncher {
  public:
-  virtual ~BlockLauncher() = default;
-  virtual void encode(const EncodeLaunch& launch, DType dtype, std::uint32_t tiles,
+  virtual ~SectionLauncher() = default;
+  virtual void encode(const EncodeLaunch& launch, std::uint32_t tiles,
                       cudaStream_t stream) const = 0;
   virtual void reduce_encode(const ReduceEncodeLaunch& launch, std::uint32_t tiles,
                              cudaStream_t stream) const = 0;
   virtual void reduce(const ReduceLaunch& launch, std::uint32_t tiles,
                       cudaStream_t stream) const = 0;
-  virtual void decode(const DecodeLaunch& launch, DType dtype, std::uint32_t tiles,
+  virtual void decode(const DecodeLaunch& launch, std::uint32_t tiles,
                       cudaStream_t stream) const = 0;
 };
 
 /// Each compiled in a file of its own.
-const BlockLauncher& none_launcher();
-const BlockLauncher& bf16_launcher();
-const BlockLauncher& fp16_launcher();
-const BlockLauncher& int8_launcher();
-const BlockLauncher& int4_launcher();
-const BlockLauncher& sign_launcher();
+const SectionLauncher& none_launcher();
+const SectionLauncher& bf16_launcher();
+const SectionLauncher& fp16_launcher();
+const SectionLauncher& int8_launcher();
+const SectionLauncher& int4_launcher();
+const SectionLauncher& sign_launcher();
+const SectionLauncher& topk_launcher();
 
 /// The headers alone, for a chunk in which there is nothing to code. One thread block each.
 void encode_nothing(const EncodeLaunch& launch, cudaStream_t stream);

@@ -19,7 +19,7 @@ struct Plain {
 
 }  // namespace
 
-const BlockLauncher& none_launcher() {
+const SectionLauncher& none_launcher() {
   static const BlockLauncherOf<Cast<Plain>> launcher;
   return launcher;
 }

@@ -109,6 +109,10 @@ struct Quantised {
     return raw;
   }
 
+  /// read() does it.
+  template <typename Map, int count, typename Source>
+  static __device__ void digest_scales(const Raw<Map> (&)[count], Source, std::uint64_t&) {}
+
   template <typename Map, typename Use>
   static __device__ __forceinline__ void read(const Raw<Map>& raw, const UnitSource& from,
                                               std::uint64_t& digest, Use use) {

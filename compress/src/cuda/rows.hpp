@@ -11,8 +11,8 @@
 namespace thinwire::compress::cuda {
 
 /// The verbs have tables of their own: their thread blocks differ in size.
-enum class Verb : int { encode = 0, reduce = 1, decode = 2 };
-constexpr int verbs = 3;
+enum class Verb : int { encode = 0, reduce_encode = 1, reduce = 2, decode = 3 };
+constexpr Verb all_verbs[] = {Verb::encode, Verb::reduce_encode, Verb::reduce, Verb::decode};
 
 /// A warp codes one unit: up to 1024 consecutive elements of one piece, whole blocks of the codec.
 constexpr std::int64_t unit_elements = 1024;
@@ -23,7 +23,7 @@ struct PieceRow {
   std::int64_t residual;  ///< -1 without
   std::int64_t server;    ///< -1 without
   std::int64_t elements;
-  std::uint64_t scale_byte;  ///< of its first block's scale
+  std::uint64_t scale_byte;  ///< of its first block's scale; topk: position of its first element
   std::uint64_t value_byte;  ///< of its first value
   std::int64_t out_shift;    ///< added to a byte place for phase gather
   std::uint32_t first_unit;  ///< counted in the section, over all shards
@@ -36,12 +36,12 @@ struct TileRow {
   std::uint32_t piece;  ///< that holds the first unit
   std::uint32_t first_unit;
   std::uint16_t units;  ///< 1 to units_per_tile_at_most
-  std::uint16_t way;    ///< of gathering, see Gathered
+  std::uint8_t way;     ///< of gathering, see Gathered
+  std::uint8_t begins;  ///< 1 for the first that gathers for its shard
   std::uint32_t shard;
   std::uint64_t value_end;  ///< byte after the last value, in the slot of phase reduce
-  std::int64_t position;    ///< of the first element in the run
 };
-static_assert(sizeof(TileRow) == 32);
+static_assert(sizeof(TileRow) == 24);
 static_assert(units_per_tile_at_most <= 32, "a lane looks at a piece");
 
 /// Bytes of a slot that no unit writes.
@@ -75,7 +75,7 @@ struct ChunkView {
   ByShard<PoisonRow> poison;     ///< of phase gather
   const SlotHeader* headers[2];  ///< by shard; flags, sequence and checksum are 0
   std::uint64_t slot_bytes[2];
-  const std::uint32_t* tiles_of;  ///< by shard, all sections together
+  const std::uint32_t* arrivals;  ///< thread blocks that gather, by shard, all sections together
   std::uint32_t piece_count;
   std::uint32_t shards;
 };

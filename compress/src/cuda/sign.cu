@@ -3,7 +3,7 @@
 
 namespace thinwire::compress::cuda {
 
-const BlockLauncher& sign_launcher() {
+const SectionLauncher& sign_launcher() {
   static const BlockLauncherOf<Sign> launcher;
   return launcher;
 }

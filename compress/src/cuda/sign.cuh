@@ -78,14 +78,33 @@ struct Sign {
     return raw;
   }
 
+  /// Adds the digest of the headers of `count` units, a lane each.
+  template <typename Map, int count, typename Source>
+  static __device__ __forceinline__ void digest_scales(const Raw<Map> (&raws)[count], Source source,
+                                                       std::uint64_t& digest) {
+    static_assert(count <= 32);
+    if (lane_id() >= count) return;
+    std::uint32_t header = raws[0].header;
+#pragma unroll
+    for (int i = 1; i < count; ++i) header = lane_id() == i ? raws[i].header : header;
+    digest += digest_word(header, word_index(source(0).scale_byte));
+  }
+
   /// Calls use(row, column, v) with what the unit says; v of a group that is not live is +-0.
   template <typename Map, typename Use>
   static __device__ __forceinline__ void read(const Raw<Map>& raw, const UnitSource& from,
                                               std::uint64_t& digest, Use use) {
     const Bits<Map> bits{raw, from, digest};
+    const std::uint32_t scale = bits.header & 0xFFFF0000u;
+    if (bits.all_live()) {
+      for_each<Map>([&](int row, int column) {
+        use(row, column, __uint_as_float(scale ^ bits.sign(row, column)));
+      });
+      return;
+    }
     for_each<Map>([&](int row, int column) {
-      const std::uint32_t scale = bits.live(row, column) ? bits.header & 0xFFFF0000u : 0u;
-      use(row, column, __uint_as_float(scale ^ bits.sign(row, column)));
+      const std::uint32_t own = bits.live(row, column) ? scale : 0u;
+      use(row, column, __uint_as_float(own ^ bits.sign(row, column)));
     });
   }
 
@@ -97,20 +116,30 @@ struct Sign {
     const float plus = __uint_as_float(bits.header & 0xFFFF0000u) * out_scale;
     const T high = narrow<T>(plus);
     const T low = narrow<T>(-plus);
+    if (bits.all_live()) {
+      store<Map>(from, out,
+                 [&](int row, int column) { return bits.sign(row, column) != 0 ? low : high; });
+      return;
+    }
     const T zero = narrow<T>(0.0f * out_scale);
+    store<Map>(from, out, [&](int row, int column) {
+      const T value = bits.sign(row, column) != 0 ? low : high;
+      return bits.live(row, column) ? value : zero;
+    });
+  }
+
+ private:
+  template <typename Map, typename T, typename Value>
+  static __device__ __forceinline__ void store(const UnitSource& from, T* out, Value value) {
 #pragma unroll
     for (int row = 0; row < rows; ++row) {
       T values[columns];
 #pragma unroll
-      for (int column = 0; column < columns; ++column) {
-        const T value = bits.sign(row, column) != 0 ? low : high;
-        values[column] = bits.live(row, column) ? value : zero;
-      }
+      for (int column = 0; column < columns; ++column) values[column] = value(row, column);
       store_row<Map>(out, from.elements, row, values);
     }
   }
 
- private:
   /// The payload word that the lane loads and stores, before nibbles are transposed.
   template <typename Map>
   static __device__ int word_of() {
@@ -130,9 +159,11 @@ struct Sign {
         digest += digest_word(
             word, word_index(from.value_byte) + static_cast<std::uint64_t>(word_of<Map>()));
       }
-      if (lane_id() == 0) digest += digest_word(header, word_index(from.scale_byte));
       if constexpr (Map::vectors) word = transpose_nibbles(word);
     }
+
+    /// True for every lane or none.
+    __device__ bool all_live() const { return (header & 0xFFFFu) == 0xFFFFu; }
 
     __device__ bool live(int row, int column) const {
       return (header >> Map::group(row, column) & 1u) != 0;

@@ -1,5 +1,7 @@
 #include "cuda/tables.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <bit>
 #include <limits>
@@ -7,6 +9,7 @@
 #include "block_rules.hpp"
 #include "run_layout.hpp"
 #include "thinwire/core/dtype.hpp"
+#include "thinwire/core/error.hpp"
 
 namespace thinwire::compress::cuda {
 namespace {
@@ -26,13 +29,16 @@ void add_run(ChunkTables& tables, const Plan& plan, const Run& run, std::uint32_
   const std::int64_t units_before = units;
   const std::size_t scales = run.offset;
   const std::size_t values = run.offset + pad16(run.scale_bytes);
+  const std::uint32_t arrived = tables.arrivals[shard];
   std::vector<TileRow> tiles;
   for (const Piece& piece : run.pieces) {
     PieceRow row{.source = piece.source,
                  .residual = piece.residual,
                  .server = piece.server,
                  .elements = piece.elements,
-                 .scale_byte = scales + scale_bytes(codec, piece.first_block),
+                 .scale_byte = codec == Codec::topk
+                                   ? static_cast<std::uint64_t>(piece.position)
+                                   : scales + scale_bytes(codec, piece.first_block),
                  .value_byte = values + piece.value_byte,
                  .out_shift = static_cast<std::int64_t>(run.offset_out) -
                               static_cast<std::int64_t>(run.offset),
@@ -43,10 +49,10 @@ void add_run(ChunkTables& tables, const Plan& plan, const Run& run, std::uint32_
         tiles.push_back({.piece = narrow(tables.pieces.size()),
                          .first_unit = units,
                          .units = 0,
-                         .way = static_cast<std::uint16_t>(tables.tiles_of[shard]++ % ways),
+                         .way = static_cast<std::uint8_t>((arrived + tiles.size()) % ways),
+                         .begins = static_cast<std::uint8_t>(arrived + tiles.size() == 0 ? 1 : 0),
                          .shard = shard,
-                         .value_end = 0,
-                         .position = piece.position + from});
+                         .value_end = 0});
       }
       const std::int64_t to = std::min(piece.elements, from + unit_elements);
       tiles.back().units += 1;
@@ -58,6 +64,43 @@ void add_run(ChunkTables& tables, const Plan& plan, const Run& run, std::uint32_
   tables.tiles.insert(tables.tiles.end(), tiles.begin(), tiles.end());
 }
 
+bool of_owner(Verb verb) { return verb == Verb::reduce_encode || verb == Verb::reduce; }
+
+/// Thread blocks of a selection end its verb; the tiles before them gather nothing.
+bool selects(Codec codec, Verb verb) {
+  return codec == Codec::topk && (verb == Verb::encode || verb == Verb::reduce_encode);
+}
+
+TopkRow topk_row(const ChunkTables& tables, const Run& run, std::uint32_t shard,
+                 std::uint32_t first_piece, std::uint32_t first_unit, std::uint32_t units) {
+  THINWIRE_EXPECTS(run.elements < std::int64_t{1} << 32, InvalidArgument,
+                   fmt::format("topk: {} elements of one shard are too many for a GPU; at most "
+                               "2^32 - 1",
+                               run.elements));
+  TopkRow row{.offset = {run.offset, run.offset_out},
+              .elements = run.elements,
+              .entries = {narrow(static_cast<std::size_t>(run.entries)),
+                          narrow(static_cast<std::size_t>(run.entries_out))},
+              .first_piece = first_piece,
+              .pieces = narrow(run.pieces.size()),
+              .first_unit = first_unit,
+              .units = units,
+              .first_tile = 0,
+              .tiles = 0,
+              .wanted = 0,
+              .segment = 0,
+              .first_way = tables.arrivals[shard],
+              .scratch = {}};
+  const auto wanted = static_cast<std::int64_t>(
+      std::max(candidates_per_entry * static_cast<double>(run.entries),
+               candidates_per_element * static_cast<double>(run.elements)));
+  if (run.elements > unsampled_elements && wanted < run.elements / 2) {
+    row.wanted = narrow(static_cast<std::size_t>(wanted));
+    row.segment = candidate_segment(static_cast<double>(wanted) / static_cast<double>(units));
+  }
+  return row;
+}
+
 /// Units that one call codes.
 std::int64_t units_in_section(const Plan& plan, int chunk, std::uint32_t section, Verb verb) {
   std::int64_t units = 0;
@@ -67,27 +110,55 @@ std::int64_t units_in_section(const Plan& plan, int chunk, std::uint32_t section
       for (const Piece& piece : run.pieces) units += ceil_div(piece.elements, unit_elements);
     }
   }
-  return verb == Verb::reduce ? units / plan.ranks() : units;
+  return of_owner(verb) ? units / plan.ranks() : units;
+}
+
+std::int64_t most_units_of_tile(Verb verb) {
+  if (verb == Verb::encode) return units_per_encode_tile_at_most;
+  return verb == Verb::decode ? units_per_decode_tile_at_most : units_per_tile_at_most;
 }
 
 std::int64_t tile_size(std::int64_t units, Verb verb) {
   const auto wanted =
       static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(units / tiles_wanted)));
-  return std::clamp(wanted, units_per_tile_at_least,
-                    verb == Verb::encode ? units_per_encode_tile_at_most : units_per_tile_at_most);
+  return std::clamp(wanted, units_per_tile_at_least, most_units_of_tile(verb));
 }
 
-void add_section(ChunkTables& tables, const Plan& plan, int chunk, std::uint32_t section,
-                 Verb verb) {
-  SectionTiles tiles{.section = section, .first_tile = {narrow(tables.tiles.size())}};
+void add_section(ChunkTables& tables, const Plan& plan, int chunk, std::uint32_t section, Verb verb,
+                 int select_blocks) {
+  const Codec codec = plan.sections()[section].codec;
+  SectionTiles tiles{.section = section, .first_tile = {narrow(tables.tiles.size())}, .topk = {}};
   std::uint32_t units = 0;
-  const std::int64_t units_per_tile = tile_size(units_in_section(plan, chunk, section, verb), verb);
-  for (int shard = 0; shard < plan.ranks(); ++shard) {
-    for (const Run& run : plan.slot(shard, chunk).runs) {
-      if (run.section == section) {
-        add_run(tables, plan, run, static_cast<std::uint32_t>(shard), units_per_tile, units);
+  const std::int64_t all_units = units_in_section(plan, chunk, section, verb);
+  const std::int64_t units_per_tile = tile_size(all_units, verb);
+  if (codec == Codec::topk) {
+    const std::int64_t runs = of_owner(verb) ? 1 : plan.ranks();
+    const std::int64_t wanted = ceil_div(
+        ceil_div(all_units, runs), of_owner(verb) ? units_per_owner_block : units_per_select_block);
+    tiles.topk_view = {.rows = nullptr,
+                       .blocks = narrow(static_cast<std::size_t>(std::clamp<std::int64_t>(
+                           wanted, 1, std::max<std::int64_t>(1, select_blocks / runs)))),
+                       .sample_blocks = most_sample_places * sample_run / select_threads};
+  }
+  for (std::uint32_t shard = 0; shard < static_cast<std::uint32_t>(plan.ranks()); ++shard) {
+    TopkRow row{};
+    for (const Run& run : plan.slot(static_cast<int>(shard), chunk).runs) {
+      if (run.section != section) continue;
+      const auto first_piece = narrow(tables.pieces.size());
+      const std::uint32_t first_unit = units;
+      add_run(tables, plan, run, shard, units_per_tile, units);
+      if (codec == Codec::topk) {
+        row = topk_row(tables, run, shard, first_piece, first_unit, units - first_unit);
       }
     }
+    row.first_tile = tiles.first_tile.back();
+    row.tiles = narrow(tables.tiles.size()) - row.first_tile;
+    if (selects(codec, verb)) {
+      tables.arrivals[shard] += row.units != 0 ? tiles.topk_view.blocks : 0;
+    } else {
+      tables.arrivals[shard] += row.tiles;
+    }
+    if (codec == Codec::topk) tiles.topk.push_back(row);
     tiles.first_tile.push_back(narrow(tables.tiles.size()));
   }
   if (units == 0) return;
@@ -173,11 +244,11 @@ void add_slot(ChunkTables& tables, const Plan& plan, int chunk, int shard, Phase
 
 }  // namespace
 
-ChunkTables build_tables(const Plan& plan, int chunk, Verb verb) {
+ChunkTables build_tables(const Plan& plan, int chunk, Verb verb, int select_blocks) {
   ChunkTables tables;
-  tables.tiles_of.resize(static_cast<std::size_t>(plan.ranks()));
+  tables.arrivals.resize(static_cast<std::size_t>(plan.ranks()));
   for (std::uint32_t section = 0; section < plan.sections().size(); ++section) {
-    add_section(tables, plan, chunk, section, verb);
+    add_section(tables, plan, chunk, section, verb, select_blocks);
   }
   for (const Phase phase : {Phase::reduce, Phase::gather}) {
     for (int shard = 0; shard < plan.ranks(); ++shard) {

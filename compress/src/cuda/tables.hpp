@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cuda/rows.hpp"
+#include "cuda/topk_rows.hpp"
 #include "thinwire/compress/plan.hpp"
 
 namespace thinwire::compress::cuda {
@@ -12,6 +13,8 @@ namespace thinwire::compress::cuda {
 struct SectionTiles {
   std::uint32_t section;
   std::vector<std::uint32_t> first_tile;  ///< by shard, and one past the end
+  std::vector<TopkRow> topk;  ///< by shard, of a topk section; scratch is filled in later
+  TopkView topk_view{};       ///< the same for kernels
 
   std::uint32_t tiles() const { return first_tile.back() - first_tile.front(); }
 };
@@ -28,7 +31,7 @@ struct RowsByShard {
 struct ChunkTables {
   std::vector<PieceRow> pieces;  ///< section by section, with sentinels after each
   std::vector<TileRow> tiles;
-  std::vector<std::uint32_t> tiles_of;  ///< by shard, all sections together
+  std::vector<std::uint32_t> arrivals;  ///< thread blocks that gather, by shard, all sections
   std::vector<SectionTiles> sections;   ///< those with units in this chunk
   RowsByShard<PadRow> pads[2];
   RowsByShard<std::uint64_t> seams[2];
@@ -36,6 +39,8 @@ struct ChunkTables {
   std::vector<SlotHeader> headers[2];
 };
 
-ChunkTables build_tables(const Plan& plan, int chunk, Verb verb);
+/// `select_blocks`: thread blocks that may meet at a barrier on this device. Throws InvalidArgument
+/// if a topk run is too long for a GPU (2^32 elements).
+ChunkTables build_tables(const Plan& plan, int chunk, Verb verb, int select_blocks);
 
 }  // namespace thinwire::compress::cuda

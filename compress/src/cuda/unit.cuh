@@ -55,12 +55,31 @@ struct Unit {
   std::int64_t source;
   std::int64_t residual;
   std::int64_t server;
-  std::uint64_t scale_byte;
+  std::uint64_t scale_byte;  ///< topk: position of the first element in the run
   std::uint64_t value_byte;
   std::uint64_t tile_end;  ///< byte after the last value of the thread block's units
   std::int64_t out_shift;
   int elements;
+  std::uint32_t piece;  ///< index of its row
 };
+
+/// Unit `index` of the section, which lies in `piece`.
+template <typename Codec>
+__device__ __forceinline__ Unit unit_of(const PieceRow& piece, std::uint32_t piece_index,
+                                        std::uint32_t index, std::uint64_t tile_end = 0) {
+  const std::int64_t skipped = static_cast<std::int64_t>(index - piece.first_unit);
+  const std::int64_t from = skipped * unit_elements;
+  const std::int64_t left = piece.elements - from;
+  return {.source = piece.source + from,
+          .residual = piece.residual < 0 ? -1 : piece.residual + from,
+          .server = piece.server < 0 ? -1 : piece.server + from,
+          .scale_byte = piece.scale_byte + 4 * Codec::blocks * static_cast<std::uint64_t>(skipped),
+          .value_byte = piece.value_byte + Codec::value_bytes * static_cast<std::uint64_t>(skipped),
+          .tile_end = tile_end,
+          .out_shift = piece.out_shift,
+          .elements = static_cast<int>(left < unit_elements ? left : unit_elements),
+          .piece = piece_index};
+}
 
 /// The unit n further in the same piece.
 template <typename Codec>
@@ -94,19 +113,9 @@ class TileWalk {
     const unsigned index = tile_.first_unit + k;
     // Pieces are not empty, so the unit's is at most k further; sentinels follow the last.
     const bool started = pieces_[lane_id()].first_unit <= index;
-    const PieceRow& piece = pieces_[__popc(__ballot_sync(all_lanes, started)) - 1];
-    const std::int64_t skipped = static_cast<std::int64_t>(index - piece.first_unit);
-    const std::int64_t from = skipped * unit_elements;
-    const std::int64_t left = piece.elements - from;
-    return {
-        .source = piece.source + from,
-        .residual = piece.residual < 0 ? -1 : piece.residual + from,
-        .server = piece.server < 0 ? -1 : piece.server + from,
-        .scale_byte = piece.scale_byte + 4 * Codec::blocks * static_cast<std::uint64_t>(skipped),
-        .value_byte = piece.value_byte + Codec::value_bytes * static_cast<std::uint64_t>(skipped),
-        .tile_end = tile_.value_end,
-        .out_shift = piece.out_shift,
-        .elements = static_cast<int>(left < unit_elements ? left : unit_elements)};
+    const int piece = __popc(__ballot_sync(all_lanes, started)) - 1;
+    return unit_of<Codec>(pieces_[piece], tile_.piece + static_cast<std::uint32_t>(piece), index,
+                          tile_.value_end);
   }
 
  private:
