@@ -1,5 +1,5 @@
 // Time of the codec's verbs on one GPU, beside two passes that only move bytes:
-//   bench_codec_cuda -n 1e8 --codec sign,int8 --dtype f32,bf16 -J out.json
+//   bench_codec_cuda -n 1e8 --codec sign,int8 --dtype fp32,bf16 -J out.json
 // floor copy: the verb's bytes at the rate of a device-to-device copy of the same run; floor mix:
 // at the rate of e = g + e. Share = floor time / time.
 #include <cuda_runtime_api.h>
@@ -25,8 +25,8 @@ using namespace thinwire::compress;
 
 struct Options {
   std::vector<double> sizes{1e8, 2.5e5};
-  std::string codecs = "sign,int8,int4,bf16+ef,fp16";
-  std::vector<std::string> dtypes{"f32", "bf16"};
+  std::string codecs = "sign,int8,int4,bf16+ef,fp16,topk:0.01,topk:0.001";
+  std::vector<std::string> dtypes{"fp32", "bf16"};
   std::vector<int> ranks{4, 8};
   std::string commit = "in_place";
   int repetitions = 9;
@@ -222,7 +222,10 @@ void bench_worker(const Bench& bench, const Options& options, const std::string&
   const CudaCall call{.stream = bench.stream()};
   const ByteView slots{slot.data(), slot.size(), Device::cuda};
   const ByteView slot_out{reduced.data(), reduced.size(), Device::cuda};
-  const double payload = static_cast<double>(slot.size());
+  // topk: what one pass and a histogram over all elements must move (two reads and a write of the
+  // residual, one more read), and the entries.
+  const bool topk = plan.sections().front().codec == Codec::topk;
+  const double payload = topk ? 4.2 * static_cast<double>(n) : static_cast<double>(slot.size());
   const double element = static_cast<double>(size_of(dtype));
   const double residual = plan.residual_elements() > 0 ? 8.0 : 0.0;
   Row row{.codec = codec, .verb = "encode", .dtype = std::string{to_string(dtype)}, .n = n};
@@ -237,11 +240,12 @@ void bench_worker(const Bench& bench, const Options& options, const std::string&
   coder.encode(0, {gradients.data(), n, dtype, Device::cuda}, state, call, slots);
   coder.reduce_encode(0, slots, state, call, slot_out);
   row.verb = "decode";
+  const double received = static_cast<double>(reduced.size());
   for (const bool aligned : {true, false}) {
     const TensorView view{gradients.data() + (aligned ? 0 : size_of(dtype)), n, dtype,
                           Device::cuda};
     row.aligned = aligned;
-    row.bytes = payload + static_cast<double>(n) * element;
+    row.bytes = received + static_cast<double>(n) * element;
     row.microseconds = bench.time([&] { coder.decode(0, slot_out, call, view); });
     report.add(row, floors);
   }
@@ -271,7 +275,7 @@ void bench_owner(const Bench& bench, const Options& options, const std::string& 
     }
   }
   const ConstByteView slots{received.data(), received.size(), Device::cuda};
-  Row row{.codec = codec, .verb = "reduce_encode", .dtype = "f32", .n = shard, .ranks = ranks};
+  Row row{.codec = codec, .verb = "reduce_encode", .dtype = "fp32", .n = shard, .ranks = ranks};
   const double residual = plan.server_elements(0) > 0 ? 8.0 : 0.0;
   row.bytes =
       static_cast<double>(received.size() + out.size()) + residual * static_cast<double>(shard);
