@@ -39,6 +39,17 @@ HWY_INLINE void prefetch_group(const T* first, std::size_t ahead) {
   }
 }
 
+/// Called for each stretch of kElements that is streamed to memory: a streamed store waits for the
+/// translation of its address, so one line a page is touched some pages ahead.
+template <std::size_t kElements>
+HWY_INLINE void prepare_stream(const float* to) {
+  constexpr std::uintptr_t page = 4096;
+  const auto address = reinterpret_cast<std::uintptr_t>(to);
+  if (address % page < kElements * sizeof(float)) {
+    __builtin_prefetch(reinterpret_cast<const char*>(address + 2 * page), 0, 0);
+  }
+}
+
 /// Widening is exact.
 HWY_INLINE FloatVec widen_fp16(hn::Vec<Shorts> bits) {
 #if HWY_TARGET <= HWY_AVX2

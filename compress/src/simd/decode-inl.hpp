@@ -21,6 +21,7 @@ template <typename BlockCodec, bool kStreamed, typename Source, typename T>
 HWY_INLINE void decode_blocks(Source& source, std::size_t blocks, float scale, T* out) {
   const FloatVec factor = hn::Set(Floats{}, scale);
   for (std::size_t b = 0; b < blocks; ++b, source.next()) {
+    if constexpr (kStreamed) prepare_stream<BlockCodec::block>(out);
     for (std::size_t g = 0; g * group < BlockCodec::block; ++g) {
       FloatVec values[group_vectors];
       source.load(g, values);

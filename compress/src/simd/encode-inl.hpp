@@ -116,6 +116,7 @@ HWY_INLINE std::uint32_t encode_blocks(const EncodeStretch& stretch, Source& sou
 
   const std::int64_t blocks = stretch.elements / block;
   for (std::int64_t b = 0; b < blocks; ++b) {
+    if constexpr (kMemory == Memory::streamed) prepare_stream<BlockCodec::block>(residual_next);
     encode_one(std::integral_constant<Memory, kMemory>{}, source, residual, residual_next, block,
                values);
     source.next();
