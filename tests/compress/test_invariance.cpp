@@ -2,6 +2,8 @@
 
 #include <bit>
 #include <map>
+#include <memory>
+#include <thread>
 
 #include "plans.hpp"
 #include "two_phase.hpp"
@@ -88,6 +90,53 @@ TEST(Invariance, Chunks_OneToSeven_GiveEqualBitsAndResiduals) {
     };
     const Trace whole = with_chunks(1);
     for (int chunks = 2; chunks <= 7; ++chunks) EXPECT_TRUE(with_chunks(chunks) == whole) << chunks;
+  }
+}
+
+// Chunks of one call may be coded by several threads at once.
+TEST(Invariance, Chunks_CodedConcurrently_GiveTheBitsOfOneThread) {
+  constexpr int ranks = 2;
+  PlanSettings settings = with_ranks(ranks, 6);
+  settings.commit = Commit::double_buffered;
+  const Plan plan{{parse_codec("int4")}, contiguous_spans({20000, 77}), settings};
+  const auto gradients = awkward_gradients_of_ranks(ranks, plan.elements(), 6);
+  const auto pool = std::make_shared<WorkerPool>(2);
+  for (const auto& make_coder : std::vector<test::CoderFactory>{
+           make_reference_coder, [&](const Plan& of) { return make_host_coder(of, pool); }}) {
+    TwoPhase alone{plan, make_coder};
+    std::vector<float> expected;
+    alone.allreduce(gradients, expected);
+    alone.commit();
+
+    TwoPhase together{plan, make_coder};
+    const CallState call{.sequence = 1};
+    const auto in_threads = [&](auto body) {
+      std::vector<std::thread> threads;
+      for (int chunk = 0; chunk < plan.chunks(); ++chunk) threads.emplace_back(body, chunk);
+      for (std::thread& thread : threads) thread.join();
+    };
+    for (int rank = 0; rank < ranks; ++rank) {
+      in_threads([&](int chunk) {
+        together.coder(rank).encode(chunk, const_view_of(gradients[static_cast<std::size_t>(rank)]),
+                                    together.state(rank), call, together.sent(rank, chunk));
+      });
+    }
+    for (int rank = 0; rank < ranks; ++rank) {
+      for (int chunk = 0; chunk < plan.chunks(); ++chunk) together.exchange(rank, chunk);
+      in_threads([&](int chunk) {
+        const std::size_t bytes = plan.slot_bytes(chunk, Phase::gather);
+        together.coder(rank).reduce_encode(
+            chunk, together.received(chunk), together.state(rank), call,
+            together.reduced(chunk).subspan(static_cast<std::size_t>(rank) * bytes, bytes));
+      });
+    }
+    together.commit();
+    std::vector<float> found(expected.size());
+    in_threads([&](int chunk) {
+      together.coder(0).decode(chunk, together.reduced(chunk), call, view_of(found));
+    });
+    EXPECT_EQ(test::bits(found), test::bits(expected));
+    EXPECT_EQ(together.owed(), alone.owed());
   }
 }
 

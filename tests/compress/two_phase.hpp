@@ -43,6 +43,11 @@ class TwoPhase {
   /// What the owners sent of a chunk, N slots.
   std::span<std::byte> reduced(int chunk) { return part(reduced_, chunk, Phase::gather); }
 
+  /// What the last exchange() of a chunk brought together, N slots.
+  std::span<const std::byte> received(int chunk) const {
+    return part(received_, chunk, Phase::reduce);
+  }
+
   void encode(int rank, const ConstTensorView& gradients, CallState call = {}) {
     call.sequence = sequence_;
     for (int chunk = 0; chunk < plan_.chunks(); ++chunk) {

@@ -1,6 +1,7 @@
 #include "host/topk_selection.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "block_rules.hpp"
@@ -12,19 +13,35 @@ namespace {
 using simd::Memory;
 using simd::TopkCandidate;
 
-/// Sampled places and consecutive elements (a cache line) at each of them.
-constexpr std::int64_t places = 4096;
+/// A place of the sample is so many consecutive elements (a cache line), and at most one of so many
+/// elements of the run belongs to the sample.
 constexpr std::int64_t place_elements = 16;
+constexpr std::int64_t elements_per_sample = 8;
+constexpr std::int64_t most_places = 4096;
+/// Places that are fetched from memory at once.
+constexpr std::int64_t places_at_once = 16;
 /// Up to here all elements that are not zero are candidates.
-constexpr std::int64_t small_run = 2 * places * place_elements;
+constexpr std::int64_t small_run = 4096;
 /// Strips of one work item.
 constexpr std::size_t item_strips = 16;
 
-/// How many candidates are wanted for k entries: the fewer, the less the sample says about them.
+std::int64_t places_of(std::int64_t elements) {
+  return std::min(most_places, elements / (place_elements * elements_per_sample));
+}
+
+/// Rank in the sample of a threshold that k entries surely pass: their expected number and about
+/// three standard deviations, were all elements of a place equal.
+double wanted_in_sample(std::int64_t elements, std::int64_t entries) {
+  const double expected = static_cast<double>(entries) / static_cast<double>(elements) *
+                          static_cast<double>(places_of(elements) * place_elements);
+  return expected + 12.0 * std::sqrt(expected) + 4.0;
+}
+
+/// How many candidates that gives for k entries: the fewer, the less the sample says about them.
 std::int64_t wanted_candidates(std::int64_t elements, std::int64_t entries) {
-  const double density = static_cast<double>(entries) / static_cast<double>(elements);
-  const double factor = density < 0.0005 ? 4.0 : density < 0.005 ? 2.0 : 1.5;
-  return static_cast<std::int64_t>(factor * static_cast<double>(entries));
+  const auto sampled = static_cast<double>(places_of(elements) * place_elements);
+  return static_cast<std::int64_t>(wanted_in_sample(elements, entries) *
+                                   static_cast<double>(elements) / sampled);
 }
 
 /// No threshold pays: every element that is not zero is a candidate.
@@ -46,13 +63,6 @@ bool is_live(const void* source, DType dtype, std::int64_t first, std::int64_t c
   });
 }
 
-float read(const void* source, DType dtype, std::int64_t i) {
-  return visit_dtype(dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    return to_float(static_cast<const T*>(source)[i]);
-  });
-}
-
 struct StripBuffers {
   alignas(64) float source[topk_strip_elements];
   TopkCandidate candidates[topk_strip_elements];
@@ -63,14 +73,14 @@ struct StripBuffers {
 std::size_t topk_candidate_capacity(std::int64_t elements, std::int64_t entries) {
   if (takes_all(elements, entries)) return static_cast<std::size_t>(elements);
   return static_cast<std::size_t>(
-      std::min(elements, 2 * wanted_candidates(elements, entries) + small_run));
+      std::min(elements, 2 * wanted_candidates(elements, entries) + most_places * place_elements));
 }
 
 TopkScratch::TopkScratch(std::size_t strips, std::int64_t elements, std::size_t stored, int threads)
     : states(strips),
       candidates{default_memory(), stored * sizeof(TopkCandidate), "scratch"},
       non_finite{new std::atomic<bool>[static_cast<std::size_t>(ceil_div(elements, topk_block))]},
-      sample(static_cast<std::size_t>(places * place_elements)),
+      sample(static_cast<std::size_t>(places_of(elements) * place_elements)),
       histograms{threads} {}
 
 TopkSelection::TopkSelection(const TopkInput& input, const TopkResidual& residual,
@@ -126,6 +136,10 @@ template <typename Body>
 void TopkSelection::for_each_candidate(std::size_t strip, const Body& body) const {
   const std::int64_t position = strips_[strip].position();
   const auto visit = [&](const TopkCandidate* from, std::uint32_t count) {
+    if (!some_non_finite_) {
+      for (std::uint32_t i = 0; i < count; ++i) body(from[i]);
+      return;
+    }
     for (std::uint32_t i = 0; i < count; ++i) {
       if (!is_non_finite(position + from[i].index)) body(from[i]);
     }
@@ -159,38 +173,58 @@ simd::TopkScan TopkSelection::job_of(const TopkStrip& strip) const {
 /// do not depend on the data.
 std::uint32_t TopkSelection::sampled_threshold() const {
   if (takes_all(elements_, entries_)) return 0;
+  const std::int64_t places = places_of(elements_);
+  const auto room = static_cast<std::uint64_t>(elements_ / places - place_elements);
   std::size_t strip = 0;
   std::size_t taken = 0;
-  for (std::int64_t place = 0; place < places; ++place) {
-    const std::int64_t from = elements_ / places * place + elements_ % places * place / places;
-    const std::int64_t room = elements_ / places - place_elements;
-    const auto jitter = static_cast<std::int64_t>(mix64(static_cast<std::uint64_t>(place)) %
-                                                  static_cast<std::uint64_t>(room));
-    const std::int64_t position = from + jitter;
-    while (strips_[strip].position() + strips_[strip].elements <= position) ++strip;
-    const TopkStrip& around = strips_[strip];
-    const std::int64_t skipped = position - around.position();
-    const TopkStrip sampled{around.piece, around.offset + skipped,
-                            std::min(place_elements, around.elements - skipped)};
-    alignas(64) float buffer[group_elements];
-    const void* source = input_.source(sampled, buffer);
-    const bool live =
-        input_.takes_part(*sampled.piece) &&
-        (input_.every_group() || is_live(source, input_.dtype(), 0, sampled.elements));
-    const simd::TopkScan job = job_of(sampled);
-    for (std::int64_t i = 0; i < sampled.elements; ++i) {
-      float x = read(source, input_.dtype(), i) * job.inv_scale;
-      if (job.residual != nullptr) x += job.residual[i];
-      scratch_.sample[taken++] = live ? magnitude_bits(x) : 0;
+  for (std::int64_t first = 0; first < places; first += places_at_once) {
+    const std::int64_t count = std::min(places_at_once, places - first);
+    TopkStrip sampled[places_at_once];
+    const void* sources[places_at_once];
+    alignas(64) float buffers[places_at_once][place_elements];
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int64_t place = first + i;
+      const std::int64_t position =
+          elements_ / places * place + elements_ % places * place / places +
+          static_cast<std::int64_t>(mix64(static_cast<std::uint64_t>(place)) % room);
+      while (strips_[strip].position() + strips_[strip].elements <= position) ++strip;
+      const TopkStrip& around = strips_[strip];
+      const std::int64_t skipped = position - around.position();
+      sampled[i] = {around.piece, around.offset + skipped,
+                    std::min(place_elements, around.elements - skipped)};
+      sources[i] = input_.source(sampled[i], buffers[i]);
+      __builtin_prefetch(sources[i]);
+      __builtin_prefetch(job_of(sampled[i]).residual);
     }
+    for (std::int64_t i = 0; i < count; ++i) taken += sample(sampled[i], sources[i], taken);
   }
   const auto rank =
-      static_cast<std::ptrdiff_t>(static_cast<double>(wanted_candidates(elements_, entries_)) *
-                                  static_cast<double>(taken) / static_cast<double>(elements_));
+      std::min(static_cast<std::size_t>(wanted_in_sample(elements_, entries_)), taken - 1);
   const auto begin = scratch_.sample.begin();
-  std::nth_element(begin, begin + rank, begin + static_cast<std::ptrdiff_t>(taken),
-                   std::greater<>{});
-  return std::min(begin[rank], overflow_bits(Codec::topk) - 1);
+  const auto threshold = begin + static_cast<std::ptrdiff_t>(rank);
+  std::nth_element(begin, threshold, begin + static_cast<std::ptrdiff_t>(taken), std::greater<>{});
+  return std::min(*threshold, overflow_bits(Codec::topk) - 1);
+}
+
+/// Adds the magnitudes of a place to the sample from `at` on. Returns their number.
+std::size_t TopkSelection::sample(const TopkStrip& place, const void* source,
+                                  std::size_t at) const {
+  const simd::TopkScan job = job_of(place);
+  const auto count = static_cast<std::size_t>(place.elements);
+  visit_dtype(job.dtype, [&](auto tag) {
+    const auto* from = static_cast<const typename decltype(tag)::type*>(source);
+    bool live = input_.every_group();
+    for (std::size_t i = 0; i < count; ++i) {
+      const float g = to_float(from[i]);
+      live = live || g != 0.0f;
+      float x = g * job.inv_scale;
+      if (job.residual != nullptr) x += job.residual[i];
+      scratch_.sample[at + i] = magnitude_bits(x);
+    }
+    if (live && input_.takes_part(*place.piece)) return;
+    std::fill_n(scratch_.sample.begin() + static_cast<std::ptrdiff_t>(at), count, 0u);
+  });
+  return count;
 }
 
 /// The pass over all elements: x to the residual, candidates to the scratch.
@@ -324,14 +358,15 @@ TopkCut TopkSelection::find_cut(std::int64_t candidates) {
 /// number of entries.
 std::int64_t TopkSelection::place_entries(const TopkCut& cut) {
   for_each_strip([&](std::size_t index) {
-    TopkStripState& state = scratch_.states[index];
-    state.above = 0;
-    state.ties = 0;
+    std::uint32_t above = 0;
+    std::uint32_t ties = 0;
     for_each_candidate(index, [&](const TopkCandidate& candidate) {
       const std::uint32_t key = magnitude_bits(candidate.x);
-      state.above += key > cut.key ? 1 : 0;
-      state.ties += key == cut.key ? 1 : 0;
+      above += key > cut.key ? 1 : 0;
+      ties += key == cut.key ? 1 : 0;
     });
+    scratch_.states[index].above = above;
+    scratch_.states[index].ties = ties;
   });
   std::int64_t entries = 0;
   std::int64_t ties = cut.ties;
@@ -347,7 +382,10 @@ std::int64_t TopkSelection::place_entries(const TopkCut& cut) {
 
 void TopkSelection::write_entries(const TopkCut& cut, std::span<std::byte> out) {
   const std::int64_t entries = place_entries(cut);
-  for_each_strip([&](std::size_t index) { write_strip(index, cut, out); });
+  for_each_strip([&](std::size_t index) {
+    if (index + 1 < strips_.size()) fetch_residuals(index + 1);
+    write_strip(index, cut, out);
+  });
 
   store_first(parts_.blocks, entries, out);
   const auto clear = [&](std::size_t from, std::size_t to) {
@@ -357,6 +395,17 @@ void TopkSelection::write_entries(const TopkCut& cut, std::span<std::byte> out) 
   clear(4 * static_cast<std::size_t>(parts_.blocks + 1), parts_.local);
   clear(parts_.local + used, parts_.value);
   clear(parts_.value + used, parts_.bytes);
+}
+
+/// Asks for the residuals that write_strip() may change, which are all over the memory.
+void TopkSelection::fetch_residuals(std::size_t index) const {
+  const TopkStrip& strip = strips_[index];
+  const TopkStripState& state = scratch_.states[index];
+  const std::int64_t residual = input_.residual(*strip.piece);
+  if (!stored_ || residual < 0) return;
+  const float* next = residual_.next + residual + strip.offset;
+  const TopkCandidate* from = scratch_.candidates.as<TopkCandidate>() + state.first;
+  for (std::uint32_t i = 0; i < state.candidates; ++i) __builtin_prefetch(next + from[i].index, 1);
 }
 
 void TopkSelection::store_first(std::int64_t block, std::int64_t entry, std::span<std::byte> out) {

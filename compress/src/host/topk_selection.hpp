@@ -70,12 +70,14 @@ class TopkSelection {
 
  private:
   std::uint32_t sampled_threshold() const;
+  std::size_t sample(const TopkStrip& place, const void* source, std::size_t at) const;
   void scan();
   std::int64_t count_candidates() const;
   bool settle_ties(std::int64_t missing);
   TopkCut find_cut(std::int64_t candidates);
   std::int64_t place_entries(const TopkCut& cut);
   void write_entries(const TopkCut& cut, std::span<std::byte> out);
+  void fetch_residuals(std::size_t index) const;
   void write_strip(std::size_t index, const TopkCut& cut, std::span<std::byte> out);
   void store_first(std::int64_t block, std::int64_t entry, std::span<std::byte> out);
 
