@@ -198,12 +198,16 @@ std::uint32_t TopkSelection::sampled_threshold() const {
     }
     for (std::int64_t i = 0; i < count; ++i) taken += sample(sampled[i], sources[i], taken);
   }
-  const auto rank =
-      std::min(static_cast<std::size_t>(wanted_in_sample(elements_, entries_)), taken - 1);
-  const auto begin = scratch_.sample.begin();
-  const auto threshold = begin + static_cast<std::ptrdiff_t>(rank);
-  std::nth_element(begin, threshold, begin + static_cast<std::ptrdiff_t>(taken), std::greater<>{});
-  return std::min(*threshold, overflow_bits(Codec::topk) - 1);
+  const auto wanted =
+      std::min(static_cast<std::size_t>(wanted_in_sample(elements_, entries_)) + 1, taken);
+  const TopkCut cut =
+      scratch_.histograms.cut(pool_, static_cast<std::int64_t>(wanted),
+                              [&](std::size_t part, std::size_t parts, const auto& body) {
+                                const std::size_t end = taken * (part + 1) / parts;
+                                for (std::size_t i = taken * part / parts; i < end; ++i)
+                                  body(scratch_.sample[i]);
+                              });
+  return std::min(cut.key, overflow_bits(Codec::topk) - 1);
 }
 
 /// Adds the magnitudes of a place to the sample from `at` on. Returns their number.
