@@ -95,9 +95,8 @@ class HostCases final : public AllreduceCases {
     result.wire_bytes = ring_bytes(values.size(), ranks);
     baseline->allreduce(data, elements);
     if (settings_.checks(values.size())) {
-      const Bytes expected = make_tensor(elements, DType::f32, [&](std::int64_t i) {
-        return exact_mean(ranks, i) * static_cast<float>(ranks);
-      });
+      const Bytes expected =
+          make_tensor(elements, DType::f32, [&](std::int64_t i) { return exact_sum(ranks, i); });
       result.wrong = sum_over_ranks(communicator_, count_different(values, expected, 4));
     }
     result.time_us = time_calls([&] { baseline->allreduce(data, elements); });

@@ -35,7 +35,7 @@ class AllreduceCases {
   /// The allreduce of the library under thinwire, of so many elements.
   virtual std::vector<Row> peers(std::int64_t elements) = 0;
   /// thinwire's. Checked against the scalar two-phase reference, a plain one against the known
-  /// exact mean.
+  /// mean.
   virtual Row codec(const compress::CodecSpec& codec, std::int64_t elements) = 0;
   /// The two exchanges of a compressed allreduce by themselves; `bytes` are all ranks' parts.
   virtual std::vector<Row> exchanges(std::size_t bytes) = 0;

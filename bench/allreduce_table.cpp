@@ -2,26 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
 #include "thinwire/core/error.hpp"
 
 namespace thinwire::bench {
-
-std::size_t parse_bytes(const std::string& text) {
-  std::size_t used = 0;
-  const double number = std::stod(text, &used);
-  const std::string unit = text.substr(used);
-  const double factor = unit.empty()  ? 1
-                        : unit == "K" ? 1024.
-                        : unit == "M" ? 1048576.
-                        : unit == "G" ? 1073741824.
-                                      : 0;
-  THINWIRE_EXPECTS(factor > 0 && number > 0, InvalidArgument,
-                   fmt::format("size '{}': give bytes, or a number with K, M or G", text));
-  return static_cast<std::size_t>(number * factor);
-}
 
 void print_head() {
   std::cout << fmt::format("{:>12} {:>12} {:>6} {:>14} {:>12} {:>9} {:>9} {:>12} {:>7}\n", "bytes",
@@ -39,6 +26,8 @@ void print_row(const Row& row) {
             << std::flush;
 }
 
+namespace {
+
 nlohmann::json to_json(const Row& row) {
   return {{"codec", row.codec},
           {"transport", row.transport},
@@ -50,6 +39,22 @@ nlohmann::json to_json(const Row& row) {
           {"busbw_gbs", row.busbw_gbs()},
           {"wire_bytes", row.wire_bytes},
           {"wrong", row.wrong < 0 ? nlohmann::json{nullptr} : nlohmann::json(row.wrong)}};
+}
+
+}  // namespace
+
+void require_writable(const std::string& file) {
+  const std::ofstream out{file, std::ios::app};
+  THINWIRE_EXPECTS(out.good(), IoError, fmt::format("cannot write '{}'", file));
+}
+
+void write_rows(const std::string& file, const std::vector<Row>& rows) {
+  auto json = nlohmann::json::array();
+  for (const Row& row : rows) json.push_back(to_json(row));
+  std::ofstream out{file};
+  out << json.dump(2) << '\n';
+  out.close();
+  THINWIRE_EXPECTS(out.good(), IoError, fmt::format("cannot write '{}'", file));
 }
 
 }  // namespace thinwire::bench

@@ -2,8 +2,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <vector>
 
 #include "thinwire/core/dtype.hpp"
 
@@ -32,11 +32,14 @@ inline std::uint64_t ring_bytes(std::size_t bytes, int ranks) {
   return 2 * (n - 1) * bytes / n;
 }
 
-/// "64M" in bytes; units K, M and G are powers of 1024. Throws InvalidArgument.
-std::size_t parse_bytes(const std::string& text);
-
 void print_head();
 void print_row(const Row& row);
-nlohmann::json to_json(const Row& row);
+
+/// Throws IoError where `file` cannot be written, before anything is measured for it; keeps what it
+/// holds.
+void require_writable(const std::string& file);
+
+/// The rows as one JSON list. Throws IoError.
+void write_rows(const std::string& file, const std::vector<Row>& rows);
 
 }  // namespace thinwire::bench

@@ -9,11 +9,11 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdlib>
-#include <fstream>
 #include <iostream>
-#include <nlohmann/json.hpp>
+#include <vector>
 
 #include "allreduce_case.hpp"
+#include "allreduce_sizes.hpp"
 #include "allreduce_table.hpp"
 #include "thinwire/comm/nccl.hpp"
 #include "thinwire/comm/transports.hpp"
@@ -46,10 +46,10 @@ void add_options(CLI::App& app, Options& options) {
       ->check(CLI::Range(2, 1024))
       ->capture_default_str();
   app.add_option("-n,--iters", options.settings.iterations, "timed calls")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
   app.add_option("-w,--warmup_iters", options.settings.warmup, "calls before them")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(0, 1'000'000))
       ->capture_default_str();
   app.add_option("-c,--check", options.check, "1: compare with the reference")
       ->check(CLI::Range(0, 1))
@@ -67,9 +67,10 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--algorithm", options.algorithm, "two_phase, auto, sparse or summable")
       ->capture_default_str();
   app.add_option("--chunks", options.settings.chunks, "chunks a bucket")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 65'536))
       ->capture_default_str();
   app.add_option("--threads", options.settings.threads, "codec threads a rank; 0: by configuration")
+      ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   app.add_flag("--peers,!--no-peers", options.peers,
                "also MPI_Allreduce as MPI picks it, and its ring; or ncclAllReduce")
@@ -78,55 +79,64 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("-J,--json", options.json, "write the rows to this file");
 }
 
-bench::Settings settings_of(const Options& options) {
-  bench::Settings settings = options.settings;
-  settings.dtype = parse_dtype(options.dtype);
-  settings.algorithm = comm::parse_algorithm(options.algorithm);
-  settings.check_up_to = options.check == 1 ? bench::parse_bytes(options.check_up_to) : 0;
-  return settings;
+/// What the options come to. Nothing is begun before all of them are understood.
+struct Job {
+  bench::Settings settings;
+  std::vector<std::size_t> sizes{};
+  std::vector<compress::CodecSpec> codecs;
+  bool peers;
+  bool latency;
+  std::string json;
+};
+
+Job job_of(const Options& options) {
+  Job job{.settings = options.settings,
+          .codecs = compress::parse_codec_list(options.codecs),
+          .peers = options.peers,
+          .latency = options.latency,
+          .json = options.json};
+  job.settings.dtype = parse_dtype(options.dtype);
+  job.settings.algorithm = comm::parse_algorithm(options.algorithm);
+  const std::size_t check_up_to = bench::parse_bytes(options.check_up_to);
+  job.settings.check_up_to = options.check == 1 ? check_up_to : 0;
+  job.sizes = bench::parse_sizes(options.min_bytes, options.max_bytes, options.factor,
+                                 size_of(job.settings.dtype));
+  return job;
 }
 
-void run_rank(comm::Communicator& communicator, const Options& options,
-              const bench::Settings& settings, bench::AllreduceCases& cases) {
+void run_rank(comm::Communicator& communicator, const Job& job, bench::AllreduceCases& cases) {
   const bool speaks = communicator.rank() == 0;
-  nlohmann::json rows = nlohmann::json::array();
+  std::vector<bench::Row> rows;
   if (speaks) {
+    if (!job.json.empty()) bench::require_writable(job.json);
     std::cout << fmt::format(
         "# thinwire bench_allreduce: {} ranks over {}, {} warm-up, {} timed calls\n",
-        communicator.size(), communicator.transport(), settings.warmup, settings.iterations);
+        communicator.size(), communicator.transport(), job.settings.warmup,
+        job.settings.iterations);
     bench::print_head();
   }
   const auto emit = [&](const bench::Row& row) {
     if (!speaks) return;
     bench::print_row(row);
-    rows.push_back(bench::to_json(row));
+    rows.push_back(row);
   };
-  const std::size_t last = bench::parse_bytes(options.max_bytes);
-  for (std::size_t bytes = bench::parse_bytes(options.min_bytes); bytes <= last;
-       bytes *= static_cast<std::size_t>(options.factor)) {
-    const auto elements = static_cast<std::int64_t>(bytes / size_of(settings.dtype));
-    if (options.peers) {
+  for (const std::size_t bytes : job.sizes) {
+    const auto elements = static_cast<std::int64_t>(bytes / size_of(job.settings.dtype));
+    if (job.peers) {
       for (const auto& row : cases.peers(elements)) emit(row);
     }
-    for (const auto& codec : compress::parse_codec_list(options.codecs)) {
-      emit(cases.codec(codec, elements));
-    }
+    for (const auto& codec : job.codecs) emit(cases.codec(codec, elements));
   }
-  if (options.latency) {
+  if (job.latency) {
     for (std::size_t bytes = 64 << 10; bytes <= 1 << 20; bytes *= 2) {
       for (const auto& row : cases.exchanges(bytes)) emit(row);
     }
   }
-  if (speaks && !options.json.empty()) {
-    std::ofstream file{options.json};
-    file << rows.dump(2) << '\n';
-    THINWIRE_EXPECTS(file.good(), IoError, fmt::format("cannot write '{}'", options.json));
-  }
+  if (speaks && !job.json.empty()) bench::write_rows(job.json, rows);
 }
 
-void run_host(comm::Communicator& communicator, const Options& options) {
-  const auto settings = settings_of(options);
-  run_rank(communicator, options, settings, *bench::make_host_cases(communicator, settings));
+void run_host(comm::Communicator& communicator, const Job& job) {
+  run_rank(communicator, job, *bench::make_host_cases(communicator, job.settings));
 }
 
 /// Other ranks must hear of an error of this one.
@@ -140,20 +150,19 @@ void aborting(comm::Communicator& communicator, Body body) {
   }
 }
 
-void run_mpi(const Options& options) {
+void run_mpi(const Job& job) {
   // Lets Open MPI's algorithm be chosen by name for the ring row; nothing else changes by it.
   setenv("OMPI_MCA_coll_tuned_use_dynamic_rules", "1", 0);
   const auto communicator = comm::make_mpi_communicator();
-  aborting(*communicator, [&] { run_host(*communicator, options); });
+  aborting(*communicator, [&] { run_host(*communicator, job); });
 }
 
-void run_nccl([[maybe_unused]] const Options& options) {
+void run_nccl([[maybe_unused]] const Job& job) {
 #ifdef THINWIRE_BENCH_NCCL
   bench::choose_gpu();
   const auto communicator = comm::make_nccl_communicator(comm::tcp_rendezvous());
   aborting(*communicator, [&] {
-    const auto settings = settings_of(options);
-    run_rank(*communicator, options, settings, *bench::make_gpu_cases(*communicator, settings));
+    run_rank(*communicator, job, *bench::make_gpu_cases(*communicator, job.settings));
   });
 #else
   throw InvalidArgument{"this build has no NCCL; build it with CUDA and nccl.h present"};
@@ -166,15 +175,25 @@ int main(int argc, char** argv) {
   Options options;
   CLI::App app{"Compressed allreduce beside the plain one"};
   add_options(app, options);
-  CLI11_PARSE(app, argc, argv);
   try {
+    app.parse(argc, argv);
+    if (app.count("--ranks") > 0 && options.transport != "threads") {
+      throw CLI::ValidationError{"--ranks",
+                                 "goes with --transport threads; the launcher says how "
+                                 "many ranks else"};
+    }
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error);
+  }
+  try {
+    const Job job = job_of(options);
     if (options.transport == "threads") {
       comm::run_ranks(options.ranks,
-                      [&](comm::Communicator& communicator) { run_host(communicator, options); });
+                      [&](comm::Communicator& communicator) { run_host(communicator, job); });
     } else if (options.transport == "nccl") {
-      run_nccl(options);
+      run_nccl(job);
     } else {
-      run_mpi(options);
+      run_mpi(job);
     }
   } catch (const std::exception& error) {
     std::cerr << "bench_allreduce: " << error.what() << '\n';
