@@ -5,10 +5,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <limits>
 #include <string>
 #include <thread>
 
 #include "learner.hpp"
+#include "ranks.hpp"
 #include "report.hpp"
 #include "thinwire/comm/nccl.hpp"
 #include "thinwire/comm/transports.hpp"
@@ -28,6 +30,18 @@ struct CommandLine {
   std::string json;
 };
 
+/// CLI::Range lets NaN through.
+CLI::Validator between(float least, float most) {
+  const auto words = fmt::format("FLOAT in [{} - {}]", least, most);
+  return {[=](const std::string& text) {
+            float value = 0;
+            const bool good =
+                CLI::detail::lexical_cast(text, value) && value >= least && value <= most;
+            return good ? std::string{} : fmt::format("{} is not a {}", text, words);
+          },
+          words};
+}
+
 void add_options(CLI::App& app, CommandLine& line) {
   auto& train = line.train;
   app.add_option("--codec", line.codec,
@@ -38,20 +52,26 @@ void add_options(CLI::App& app, CommandLine& line) {
       ->check(CLI::IsMember({"mlp", "cnn"}))
       ->capture_default_str();
   app.add_option("--epochs", train.epochs, "the first one is learning-rate warm-up")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 100'000))
       ->capture_default_str();
   app.add_option("--batch", train.batch, "images a rank and step")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 60'000))
       ->capture_default_str();
-  app.add_option("--lr", train.lr, "largest learning rate")->capture_default_str();
-  app.add_option("--momentum", train.momentum)->check(CLI::Range(0.0, 1.0))->capture_default_str();
-  app.add_option("--seed", train.seed, "of initialisation and shuffling")->capture_default_str();
+  app.add_option("--lr", train.lr, "largest learning rate")
+      ->check(between(0, 1000))
+      ->capture_default_str();
+  app.add_option("--momentum", train.momentum)->check(between(0, 1))->capture_default_str();
+  // Ranges of signed numbers: an unsigned -1 would be a large number.
+  app.add_option("--seed", train.seed, "of initialisation and shuffling")
+      ->check(CLI::Range(std::int64_t{0}, std::numeric_limits<std::int64_t>::max()))
+      ->capture_default_str();
   app.add_option("--data", train.data, "folder of the gzipped IDX files")->capture_default_str();
   app.add_option("--json", line.json, "write the run to this file");
   app.add_option("--bucket-cap", train.buckets.cap_bytes, "largest bucket in bytes")
+      ->check(CLI::Range(std::int64_t{4}, std::int64_t{1} << 40))
       ->capture_default_str();
   app.add_option("--chunks", train.buckets.chunks, "pieces a bucket is exchanged in")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 65'536))
       ->capture_default_str();
   app.add_option("--device", line.device, "host, or cuda: one GPU a rank")
       ->check(CLI::IsMember({"host", "cuda"}))
@@ -61,11 +81,16 @@ void add_options(CLI::App& app, CommandLine& line) {
                  "nccl on GPUs, else mpi")
       ->check(CLI::IsMember({"mpi", "threads", "nccl"}));
   app.add_option("--ranks", line.ranks, "ranks of --transport threads")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 64))
       ->capture_default_str();
 }
 
 void run_rank(comm::Communicator& communicator, const CommandLine& line) {
+  if (!line.json.empty()) {
+    fashion::together(communicator, [&] {
+      if (communicator.rank() == 0) fashion::require_writable(line.json);
+    });
+  }
   const auto result = fashion::train(communicator, line.train, [](std::string_view text) {
     fmt::print("{}\n", text);
     std::fflush(stdout);
@@ -121,7 +146,16 @@ int main(int argc, char** argv) {
   CLI::App app{"Trains on Fashion-MNIST with compressed gradients"};
   CommandLine line;
   add_options(app, line);
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+    if (app.count("--ranks") > 0 && line.transport != "threads") {
+      throw CLI::ValidationError{"--ranks",
+                                 "goes with --transport threads; the launcher says how "
+                                 "many ranks else"};
+    }
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error);
+  }
   try {
     line.train.buckets.codec = thinwire::compress::parse_codec(line.codec);
     if (line.device == "cuda") return run_on_gpus(line);

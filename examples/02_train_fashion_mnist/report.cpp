@@ -88,6 +88,11 @@ std::string summary(const TrainOptions& options, const TrainResult& result) {
   return out;
 }
 
+void require_writable(const std::filesystem::path& file) {
+  const std::ofstream out{file, std::ios::app};
+  THINWIRE_EXPECTS(out, thinwire::IoError, fmt::format("cannot write '{}'", file.string()));
+}
+
 void write_run(const std::filesystem::path& file, const TrainOptions& options,
                const TrainResult& result) {
   nlohmann::json json = row_of(options, result);

@@ -29,6 +29,10 @@ RunRow row_of(const TrainOptions& options, const TrainResult& result);
 /// The table at the end of a run.
 std::string summary(const TrainOptions& options, const TrainResult& result);
 
+/// Throws thinwire::IoError where `file` cannot be written, before a run is spent on it; keeps what
+/// it holds.
+void require_writable(const std::filesystem::path& file);
+
 /// Writes the row, the options and the times of a run as one JSON object.
 /// Throws thinwire::IoError naming the file.
 void write_run(const std::filesystem::path& file, const TrainOptions& options,

@@ -98,6 +98,9 @@ TEST(Report, Files_MissingBrokenOrUnwritable_AreNamed) {
   std::ofstream{file} << "{\"codec\": 3}";
   EXPECT_THROW(read_run(file), thinwire::FormatError);
   EXPECT_THROW(write_rows(folder.path() / "no" / "rows.json", {}), thinwire::IoError);
+  EXPECT_THROW(require_writable(folder.path() / "no" / "rows.json"), thinwire::IoError);
+  require_writable(file);
+  EXPECT_THROW(read_run(file), thinwire::FormatError) << "holds what it held";
 }
 
 }  // namespace
