@@ -51,18 +51,19 @@ void add_options(CLI::App& app, Options& options) {
   list("--dtype", options.dtypes, "of the gradients: fp32, fp16, bf16");
   app.add_option("--device", options.device, "cpu")->capture_default_str();
   list("--elements", options.elements, "n; for reduce_encode of the one shard")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40));
   list("--ranks", options.ranks, "shards, and payloads that are added")->check(CLI::Range(1, 1024));
-  list("--threads", options.threads, "codec threads")->check(CLI::PositiveNumber);
+  list("--threads", options.threads, "codec threads")->check(CLI::Range(1, 1024));
   list("--ef", options.feedback, "true, false; default: as the codec has it");
   list("--commit", options.commits, "in_place, double")
       ->check(CLI::IsMember({"in_place", "double"}));
-  list("--target", options.targets, "SIMD targets; best: the best of this machine");
+  list("--target", options.targets,
+       "SIMD targets; best: this machine's, whatever THINWIRE_SIMD says");
   list("--data", options.data, "gaussian, scaled, constant")
       ->check(CLI::IsMember({"gaussian", "scaled", "constant"}));
   list("--aligned", options.aligned, "true, false: gradients one element off");
   app.add_option("-n,--repetitions", options.repetitions, "interleaved repetitions; medians count")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
   app.add_option("-J,--json", options.json, "write the rows to this file");
 }
