@@ -98,13 +98,7 @@ compress::Verdict CompressedAllreduce::run(TensorView gradients, const float* in
   return impl.bucket->verdict();
 }
 
-void CompressedAllreduce::end_step(bool commit) {
-  if (commit) {
-    impl_->bucket->state().commit();
-  } else {
-    impl_->bucket->state().discard();
-  }
-}
+void CompressedAllreduce::end_step(bool commit) { impl_->bucket->end_step(commit); }
 
 compress::State& CompressedAllreduce::state() { return impl_->bucket->state(); }
 const CallMetrics& CompressedAllreduce::metrics() const { return impl_->bucket->metrics(); }

@@ -120,11 +120,7 @@ struct Engine::Impl {
   void end_buckets(bool commit) {
     for (std::size_t i = 0; i < buckets.size(); ++i) {
       if (progress[i] == Progress::idle) continue;
-      if (commit) {
-        buckets[i]->state().commit();
-      } else {
-        buckets[i]->state().discard();
-      }
+      buckets[i]->end_step(commit);
       progress[i] = Progress::idle;
     }
   }
@@ -290,6 +286,12 @@ void Engine::submit(std::size_t bucket, TensorView gradients, const float* inv_s
       fmt::format("rank {}: bucket {} holds {} elements of {}, but {} of {} were submitted",
                   impl.communicator.rank(), bucket, planned.elements, to_string(planned.dtype),
                   gradients.numel, to_string(gradients.dtype)));
+  THINWIRE_EXPECTS(
+      (gradients.data || gradients.numel == 0) && gradients.device == impl.communicator.device(),
+      InvalidArgument,
+      fmt::format(
+          "rank {}: bucket {} was submitted {}", impl.communicator.rank(), bucket,
+          gradients.data ? "on another device than the communicator's" : "at a null address"));
   {
     const std::lock_guard lock{impl.mutex};
     impl.throw_failure();
@@ -307,6 +309,7 @@ void Engine::submit(std::size_t bucket, TensorView gradients, const float* inv_s
 }
 
 void Engine::wait(std::size_t bucket) {
+  impl_->expect_live(bucket);
   std::unique_lock lock{impl_->mutex};
   impl_->done.wait(
       lock, [&] { return impl_->failure || impl_->progress[bucket] != Impl::Progress::submitted; });

@@ -91,7 +91,8 @@ PointToPointCommunicator::PointToPointCommunicator(Endpoint endpoint, ChannelCon
       exceptions_at_start_{std::uncaught_exceptions()} {}
 
 PointToPointCommunicator::~PointToPointCommunicator() {
-  if (std::uncaught_exceptions() > exceptions_at_start_) {
+  // Where the reason is known already (a time-out in the parent), that is what others shall hear.
+  if (std::uncaught_exceptions() > exceptions_at_start_ && !control_.abort_notice()) {
     abort("an exception ended the scope of its communicator", -1);
   }
 }

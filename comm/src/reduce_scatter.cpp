@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "exchange/fold_back.hpp"
 #include "exchange/lanes.hpp"
 #include "exchange/shard_plans.hpp"
 #include "failure.hpp"
@@ -28,6 +29,10 @@ struct CompressedReduceScatter::Impl {
     return plan.slot_bytes(chunk, Phase::reduce) * static_cast<std::size_t>(plan.ranks());
   }
 
+  std::span<std::byte> encoded(int chunk) {
+    return {sent.data() + plan.chunk_offset(chunk, Phase::reduce), chunk_bytes(chunk)};
+  }
+
   WorkHandle post(int chunk) {
     const std::size_t offset = plan.chunk_offset(chunk, Phase::reduce);
     const std::size_t bytes = chunk_bytes(chunk);
@@ -39,10 +44,11 @@ struct CompressedReduceScatter::Impl {
   compress::Verdict reduce(ConstTensorView gradients, TensorView out,
                            const compress::CallState& call) {
     std::vector<WorkHandle> works;
+    encoded_chunks.clear();
     for (int chunk = 0; chunk < plan.chunks(); ++chunk) {
       const Stopwatch watch{metrics.encode_ms};
-      coder->encode(chunk, gradients, state, call,
-                    {sent.data() + plan.chunk_offset(chunk, Phase::reduce), chunk_bytes(chunk)});
+      coder->encode(chunk, gradients, state, call, encoded(chunk));
+      encoded_chunks.push_back(chunk);
       works.push_back(post(chunk));
     }
     const std::int64_t origin =
@@ -76,6 +82,7 @@ struct CompressedReduceScatter::Impl {
   std::unique_ptr<compress::Coder> coder;
   Buffer sent, received;
   CallMetrics metrics;
+  std::vector<int> encoded_chunks;  // of the current call
   std::uint64_t sequence = 0;
 };
 
@@ -98,7 +105,7 @@ compress::Verdict CompressedReduceScatter::run(ConstTensorView gradients, Tensor
     return impl.reduce(gradients, out, call);
   } catch (...) {
     abort_all(std::current_exception(), {&impl.communicator, impl.lane.get()});
-    impl.state.discard();
+    take_back(impl.state, impl.encoded_chunks, [&](int chunk) { return impl.encoded(chunk); });
     throw;
   }
 }

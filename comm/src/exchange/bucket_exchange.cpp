@@ -7,7 +7,6 @@
 #include "../stopwatch.hpp"
 #include "algorithm.hpp"
 #include "fold_back.hpp"
-#include "thinwire/core/log.hpp"
 
 namespace thinwire::comm {
 
@@ -59,19 +58,17 @@ void BucketExchange::decode(int chunk) {
 }
 
 void BucketExchange::take_back() noexcept {
-  if (plan_.settings().commit == compress::Commit::in_place) {
-    try {
-      for (const int chunk : encoded_chunks_) {
-        if (const auto slots = encoded(chunk); !slots.empty()) fold_back(state_, chunk, slots);
-      }
-    } catch (const std::exception& error) {
-      log(LogLevel::error,
-          fmt::format("rank {}: residuals of a failed call could not be restored: {}", rank(),
-                      error.what()));
-    }
+  comm::take_back(state_, encoded_chunks_, [this](int chunk) { return encoded(chunk); });
+  encoded_chunks_.clear();
+}
+
+void BucketExchange::end_step(bool commit) {
+  if (commit) {
+    state_.commit();
+  } else {
+    state_.discard();
   }
   encoded_chunks_.clear();
-  state_.discard();
 }
 
 std::unique_ptr<BucketExchange> make_exchange(const ExchangeParts& parts, compress::Plan plan,

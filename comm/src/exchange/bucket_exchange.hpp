@@ -45,6 +45,10 @@ class BucketExchange {
   WorkHandle combine(int chunk);
   void decode(int chunk);
 
+  /// Residuals of the calls since the last end_step count (commit), or, double-buffered, never
+  /// were.
+  void end_step(bool commit);
+
   /// After a failed call: the residuals become what they were (double-buffered), or take up what
   /// was encoded in place, so that nothing is lost. Never throws.
   void take_back() noexcept;

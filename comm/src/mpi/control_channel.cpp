@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "backoff.hpp"
 #include "thinwire/comm/control_plane.hpp"
 #include "thinwire/core/error.hpp"
@@ -37,9 +39,9 @@ MpiControlChannel::~MpiControlChannel() {
 void MpiControlChannel::send(int to, std::string_view text) {
   if (!MpiRuntime::get().usable()) return;  // whoever waits for it learns by its own time-out
   auto& letter = outgoing_.emplace_back(Moving{to, std::string{text}});
-  MpiRuntime::get().call("MPI_Isend", MPI_Isend, letter.text.data(),
-                         static_cast<int>(letter.text.size()), MPI_BYTE, to, letter_tag, group_,
-                         &letter.request);
+  MpiRuntime::get().call(
+      "MPI_Isend", MPI_Isend, letter.text.data(), static_cast<int>(letter.text.size()), MPI_BYTE,
+      members_[static_cast<std::size_t>(to)], letter_tag, group_, &letter.request);
 }
 
 std::optional<ControlChannel::Letter> MpiControlChannel::receive() {
@@ -65,6 +67,11 @@ void MpiControlChannel::drop_sent() {
   outgoing_.remove_if([this](Moving& letter) { return is_done(letter); });
 }
 
+int MpiControlChannel::place_of(int rank_in_group) const {
+  return static_cast<int>(std::find(members_.begin(), members_.end(), rank_in_group) -
+                          members_.begin());
+}
+
 void MpiControlChannel::take_arriving() {
   auto& mpi = MpiRuntime::get();
   for (;;) {
@@ -80,7 +87,7 @@ void MpiControlChannel::take_arriving() {
                      fmt::format("control letter of {} bytes from rank {}; at most {} are sent",
                                  bytes, status.MPI_SOURCE, max_letter));
     auto& letter = incoming_.emplace_back(
-        Moving{status.MPI_SOURCE, std::string(static_cast<std::size_t>(bytes), '\0')});
+        Moving{place_of(status.MPI_SOURCE), std::string(static_cast<std::size_t>(bytes), '\0')});
     mpi.call("MPI_Imrecv", MPI_Imrecv, letter.text.data(), bytes, MPI_BYTE, &message,
              &letter.request);
   }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <list>
+#include <utility>
 #include <vector>
 
 #include "point_to_point.hpp"
@@ -11,7 +12,9 @@ namespace thinwire::comm {
 /// Letters as small MPI messages on a communicator of their own, found by probing.
 class MpiControlChannel final : public ControlChannel {
  public:
-  explicit MpiControlChannel(MPI_Comm group) : group_{group} {}
+  /// `members`: of the group; others may use it among themselves.
+  MpiControlChannel(MPI_Comm group, std::vector<int> members)
+      : group_{group}, members_{std::move(members)} {}
   /// Gives letters that are still on their way (an abort notice) a moment to leave.
   ~MpiControlChannel() override;
 
@@ -29,8 +32,10 @@ class MpiControlChannel final : public ControlChannel {
   bool is_done(Moving& letter);
   void drop_sent();
   void take_arriving();
+  int place_of(int rank_in_group) const;
 
   const MPI_Comm group_;
+  const std::vector<int> members_;
   std::list<Moving> outgoing_;  // a list: MPI holds on to the texts
   std::list<Moving> incoming_;
 };

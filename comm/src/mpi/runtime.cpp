@@ -99,11 +99,10 @@ int size_of(MPI_Comm group) {
   return size;
 }
 
-MPI_Comm duplicate(MPI_Comm original, std::chrono::milliseconds timeout) {
+namespace {
+
+void complete(MPI_Request request, std::chrono::milliseconds timeout) {
   auto& mpi = MpiRuntime::get();
-  MPI_Comm copy = MPI_COMM_NULL;
-  MPI_Request request = MPI_REQUEST_NULL;
-  mpi.call("MPI_Comm_idup", MPI_Comm_idup, original, &copy, &request);
   const auto deadline = deadline_after(timeout);
   for (Backoff backoff;; backoff.pause()) {
     int done = 0;
@@ -116,8 +115,34 @@ MPI_Comm duplicate(MPI_Comm original, std::chrono::milliseconds timeout) {
                     "ranks of the job must make it",
                     timeout.count())};
   }
+}
+
+}  // namespace
+
+MPI_Comm duplicate(MPI_Comm original, std::chrono::milliseconds timeout) {
+  auto& mpi = MpiRuntime::get();
+  MPI_Comm copy = MPI_COMM_NULL;
+  MPI_Request request = MPI_REQUEST_NULL;
+  mpi.call("MPI_Comm_idup", MPI_Comm_idup, original, &copy, &request);
+  complete(request, timeout);
   mpi.call("MPI_Comm_set_errhandler", MPI_Comm_set_errhandler, copy, MPI_ERRORS_RETURN);
   return copy;
+}
+
+std::vector<std::string> host_names(MPI_Comm group, std::chrono::milliseconds timeout) {
+  auto& mpi = MpiRuntime::get();
+  constexpr int width = MPI_MAX_PROCESSOR_NAME + 1;
+  std::array<char, width> mine{};
+  int length = 0;
+  mpi.call("MPI_Get_processor_name", MPI_Get_processor_name, mine.data(), &length);
+  std::vector<char> all(static_cast<std::size_t>(size_of(group)) * width);
+  MPI_Request request = MPI_REQUEST_NULL;
+  mpi.call("MPI_Iallgather", MPI_Iallgather, mine.data(), width, MPI_CHAR, all.data(), width,
+           MPI_CHAR, group, &request);
+  complete(request, timeout);
+  std::vector<std::string> names;
+  for (std::size_t at = 0; at < all.size(); at += width) names.emplace_back(all.data() + at);
+  return names;
 }
 
 }  // namespace thinwire::comm

@@ -7,7 +7,9 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "mpi_thread.hpp"
 
@@ -15,7 +17,7 @@ namespace thinwire::comm {
 
 /// MPI in this process, and the one place through which thinwire calls it: here calls come to the
 /// threads that MPI accepts them from, and every return code is looked at. None of the calls that
-/// go through here once a communicator stands blocks (MPI_Comm_split excepted).
+/// go through here once MPI is initialised blocks.
 ///
 /// Thread-safe.
 class MpiRuntime {
@@ -71,6 +73,9 @@ class MpiRuntime {
 /// wants no message under way, while a communicator of ours may end at any time on each rank; and a
 /// late message (an abort notice) to a freed communicator would reach the one that is made next.
 MPI_Comm duplicate(MPI_Comm original, std::chrono::milliseconds timeout);
+
+/// Collective over `group`: the names of all ranks' hosts, by rank. Polls as duplicate() does.
+std::vector<std::string> host_names(MPI_Comm group, std::chrono::milliseconds timeout);
 
 int rank_in(MPI_Comm group);
 int size_of(MPI_Comm group);

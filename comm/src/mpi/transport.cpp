@@ -1,6 +1,8 @@
 #include "transport.hpp"
 
 #include <algorithm>
+#include <numeric>
+#include <utility>
 
 #include "control_channel.hpp"
 #include "reduce_ops.hpp"
@@ -20,27 +22,25 @@ void for_each_chunk(std::size_t bytes, std::size_t chunk_bytes, Visitor&& visit)
 
 }  // namespace
 
-MpiTransport::MpiTransport(MPI_Comm group, std::size_t chunk_bytes, Timeout timeout)
+MpiTransport::MpiTransport(MPI_Comm group, MpiMembers members, int place, std::size_t chunk_bytes,
+                           Timeout timeout)
     : group_{group},
       chunk_bytes_{chunk_bytes},
       timeout_{timeout},
-      rank_{rank_in(group)},
-      size_{size_of(group)} {
-  auto& mpi = MpiRuntime::get();
-  MPI_Comm host = MPI_COMM_NULL;
-  mpi.call("MPI_Comm_split_type", MPI_Comm_split_type, group_, MPI_COMM_TYPE_SHARED, rank_,
-           MPI_INFO_NULL, &host);
-  local_rank_ = rank_in(host);
-  local_size_ = size_of(host);
-  mpi.call("MPI_Comm_free", MPI_Comm_free, &host);
+      members_{std::move(members)},
+      rank_{place} {
+  const auto& hosts = members_.hosts;
+  const auto me = hosts.begin() + place;
+  local_rank_ = static_cast<int>(std::count(hosts.begin(), me, *me));
+  local_size_ = static_cast<int>(std::count(hosts.begin(), hosts.end(), *me));
 }
 
 RequestHandle MpiTransport::isend(ConstByteView data, int peer, int tag) {
   auto request =
       std::make_unique<MpiRequest>(MpiRequest::Kind::send, peer, data.size, chunk_bytes_, drain_);
   for_each_chunk(data.size, chunk_bytes_, [&](std::size_t offset, int bytes) {
-    MpiRuntime::get().call("MPI_Isend", MPI_Isend, data.data + offset, bytes, MPI_BYTE, peer, tag,
-                           group_, request->add());
+    MpiRuntime::get().call("MPI_Isend", MPI_Isend, data.data + offset, bytes, MPI_BYTE,
+                           rank_in_group(peer), tag, group_, request->add());
   });
   return request;
 }
@@ -49,8 +49,8 @@ RequestHandle MpiTransport::irecv(ByteView data, int peer, int tag) {
   auto request = std::make_unique<MpiRequest>(MpiRequest::Kind::receive, peer, data.size,
                                               chunk_bytes_, drain_);
   for_each_chunk(data.size, chunk_bytes_, [&](std::size_t offset, int bytes) {
-    MpiRuntime::get().call("MPI_Irecv", MPI_Irecv, data.data + offset, bytes, MPI_BYTE, peer, tag,
-                           group_, request->add());
+    MpiRuntime::get().call("MPI_Irecv", MPI_Irecv, data.data + offset, bytes, MPI_BYTE,
+                           rank_in_group(peer), tag, group_, request->add());
   });
   return request;
 }
@@ -74,20 +74,31 @@ RequestHandle MpiTransport::iallreduce(ConstTensorView in, TensorView out, Reduc
   return request;
 }
 
-Endpoint MpiTransport::split(int color, int place, std::span<const int>) {
-  auto& mpi = MpiRuntime::get();
-  MPI_Comm part = MPI_COMM_NULL;
-  mpi.call("MPI_Comm_split", MPI_Comm_split, group_, color < 0 ? MPI_UNDEFINED : color, place,
-           &part);
-  if (part == MPI_COMM_NULL) return {};
-  auto endpoint = make_mpi_endpoint(part, chunk_bytes_, timeout_);
-  mpi.call("MPI_Comm_free", MPI_Comm_free, &part);
-  return endpoint;
+Endpoint MpiTransport::split(int color, int place, std::span<const int> chosen) {
+  // Every rank of this transport comes here, whatever its color: others may share its copies.
+  const MPI_Comm data = duplicate(group_, timeout_);
+  const MPI_Comm control = duplicate(group_, timeout_);
+  if (color < 0) return {};
+  MpiMembers members;
+  for (const int rank : chosen) {
+    members.ranks.push_back(rank_in_group(rank));
+    members.hosts.push_back(members_.hosts[static_cast<std::size_t>(rank)]);
+  }
+  auto channel = std::make_unique<MpiControlChannel>(control, members.ranks);
+  return {std::make_unique<MpiTransport>(data, std::move(members), place, chunk_bytes_, timeout_),
+          std::move(channel)};
 }
 
 Endpoint make_mpi_endpoint(MPI_Comm original, std::size_t chunk_bytes, Timeout timeout) {
-  auto data = std::make_unique<MpiTransport>(duplicate(original, timeout), chunk_bytes, timeout);
-  return {std::move(data), std::make_unique<MpiControlChannel>(duplicate(original, timeout))};
+  const MPI_Comm data = duplicate(original, timeout);
+  const MPI_Comm control = duplicate(original, timeout);
+  MpiMembers members{std::vector<int>(static_cast<std::size_t>(size_of(data))),
+                     host_names(data, timeout)};
+  std::iota(members.ranks.begin(), members.ranks.end(), 0);
+  auto channel = std::make_unique<MpiControlChannel>(control, members.ranks);
+  return {
+      std::make_unique<MpiTransport>(data, std::move(members), rank_in(data), chunk_bytes, timeout),
+      std::move(channel)};
 }
 
 }  // namespace thinwire::comm

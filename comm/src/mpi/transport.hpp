@@ -1,22 +1,33 @@
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "mpi_requests.hpp"
 #include "point_to_point.hpp"
 #include "runtime.hpp"
 
 namespace thinwire::comm {
 
-/// Non-blocking MPI on a communicator of its own.
+/// The ranks of a transport as the MPI communicator counts them that it lives on. A split keeps to
+/// a copy of its parent's communicator: MPI_Comm_split blocks, and for ever when a rank has died.
+struct MpiMembers {
+  std::vector<int> ranks;
+  std::vector<std::string> hosts;  ///< their names, in the same order
+};
+
+/// Non-blocking MPI on a communicator of its own, or one shared with splits of other colors.
 ///
 /// A message is cut into chunks, because MPI 3 counts in int: full chunks and then one that is
 /// shorter, possibly empty. No such sequence begins another one, so a receiver that expects another
 /// size always notices.
 class MpiTransport final : public PointToPoint {
  public:
-  MpiTransport(MPI_Comm group, std::size_t chunk_bytes, Timeout timeout);
+  MpiTransport(MPI_Comm group, MpiMembers members, int place, std::size_t chunk_bytes,
+               Timeout timeout);
 
   int rank() const override { return rank_; }
-  int size() const override { return size_; }
+  int size() const override { return static_cast<int>(members_.ranks.size()); }
   int local_rank() const override { return local_rank_; }
   int local_size() const override { return local_size_; }
   std::string_view name() const override { return "mpi"; }
@@ -24,24 +35,26 @@ class MpiTransport final : public PointToPoint {
   RequestHandle isend(ConstByteView data, int peer, int tag) override;
   RequestHandle irecv(ByteView data, int peer, int tag) override;
 
-  bool has_allreduce() const override { return true; }
+  /// MPI's own needs all ranks of the MPI communicator.
+  bool has_allreduce() const override { return size() == size_of(group_); }
   RequestHandle iallreduce(ConstTensorView in, TensorView out, ReduceOp op) override;
 
-  /// MPI_Comm_split blocks, but all ranks are on their way into it: they have just agreed to.
   Endpoint split(int color, int place, std::span<const int> members) override;
 
  private:
+  int rank_in_group(int peer) const { return members_.ranks[static_cast<std::size_t>(peer)]; }
+
   const MPI_Comm group_;
   const std::size_t chunk_bytes_;
   const Timeout timeout_;
-  int rank_;
-  int size_;
+  const MpiMembers members_;
+  const int rank_;
   int local_rank_;
   int local_size_;
   DrainBudget drain_;
 };
 
-/// A transport and a control channel over copies of `original`. Collective.
+/// A transport and a control channel among all ranks, over copies of `original`. Collective.
 Endpoint make_mpi_endpoint(MPI_Comm original, std::size_t chunk_bytes, Timeout timeout);
 
 }  // namespace thinwire::comm

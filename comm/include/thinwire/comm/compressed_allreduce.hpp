@@ -60,8 +60,8 @@ class CompressedAllreduce {
 
   /// Replaces `gradients` by their mean over ranks, as coded. Blocks. The residuals are written but
   /// not committed: call end_step. Throws FormatError (a corrupt slot), TimeoutError, AbortedError;
-  /// residuals stay uncommitted then and the communicator is aborted, so that no rank waits in
-  /// vain.
+  /// the communicator is aborted then, so that no rank waits in vain, and residuals are what they
+  /// were (double-buffered) or hold this call's gradients too, as far as encoded (in place: g + e).
   compress::Verdict run(TensorView gradients, const float* inv_scale = nullptr,
                         const float* out_scale = nullptr, Timeout timeout = {});
 

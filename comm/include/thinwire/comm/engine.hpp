@@ -15,6 +15,7 @@ namespace thinwire::comm {
 
 struct EngineOptions {
   compress::Commit commit = compress::Commit::in_place;
+  /// Of buckets that are coded; plain ones are the library's own allreduce, which does not look.
   compress::NonFinite non_finite = compress::NonFinite::propagate;
   int chunks = 1;
   Algorithm algorithm = Algorithm::automatic;
@@ -38,8 +39,10 @@ struct StepReport {
 ///     engine.end_step();   // waits; gradients now hold the mean
 ///
 /// One thread submits. An error of the engine's thread is thrown by the next wait, submit or
-/// end_step; the communicator is aborted then, so that no rank hangs, and residuals of the step
-/// stay uncommitted.
+/// end_step; the communicator is aborted then, so that no rank hangs. Nothing that this rank
+/// remembered is lost: residuals are again what they were before the step
+/// (Commit::double_buffered), or hold the step's gradients as well as far as they were encoded
+/// (in_place: g + e, so a caller that repeats the step elsewhere drops its gradients first).
 class Engine {
  public:
   /// Collective. Makes all plans and compares them over the control plane; allocates everything
@@ -80,7 +83,8 @@ class Engine {
   void submit(std::size_t bucket, TensorView gradients, const float* inv_scale = nullptr,
               const float* out_scale = nullptr, std::function<void()> done = {});
 
-  /// Blocks until the bucket's mean is in place.
+  /// Blocks until the bucket's mean is in place. Throws InvalidArgument for a bucket that is none,
+  /// and the engine's error.
   void wait(std::size_t bucket);
 
   /// Blocks until every submitted bucket is done, then commits the residuals as a whole, or, when
