@@ -112,7 +112,7 @@ class ThreadTransport final : public PointToPoint {
   }
 
   RequestHandle irecv(ByteView data, int peer, int tag) override {
-    auto receive = std::make_shared<ThreadReceive>(ThreadReceive{peer, tag});
+    auto receive = std::make_shared<ThreadReceive>(ThreadReceive{peer, tag, nullptr});
     auto& mailbox = group_->mailbox(rank_);
     {
       const std::scoped_lock lock{mailbox.mutex};
