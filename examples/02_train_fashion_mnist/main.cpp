@@ -13,6 +13,7 @@
 #include "ranks.hpp"
 #include "report.hpp"
 #include "thinwire/comm/nccl.hpp"
+#include "thinwire/comm/staged.hpp"
 #include "thinwire/comm/transports.hpp"
 #include "thinwire/core/error.hpp"
 #include "trainer.hpp"
@@ -126,18 +127,27 @@ int run_on_host(const CommandLine& line) {
   return run_or_abort(*comm::make_mpi_communicator(), line);
 }
 
-/// NCCL, whose ranks meet over MPI under mpirun and over TCP else.
+/// NCCL, whose ranks meet over MPI under mpirun and over TCP else; or payloads through host memory.
 int run_on_gpus(const CommandLine& line) {
-  THINWIRE_EXPECTS(line.transport.empty() || line.transport == "nccl", thinwire::InvalidArgument,
-                   "gradients on GPUs travel over nccl");
-  if (std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr) {
+  if (line.transport == "threads") {
+    setenv("CUDA_MODULE_LOADING", "EAGER", 1);  // ranks in one process: see staged.hpp
+    comm::run_ranks(line.ranks, [&](comm::Communicator& host) {
+      fashion::choose_gpu(host.local_rank());
+      run_rank(*comm::make_staged_communicator(host), line);
+    });
+    return 0;
+  }
+  const bool staged = line.transport == "mpi";
+  if (!staged && std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr) {
     const char* local = std::getenv("LOCAL_RANK");
     fashion::choose_gpu(local != nullptr ? std::atoi(local) : 0);
     return run_or_abort(*comm::make_nccl_communicator(comm::tcp_rendezvous()), line);
   }
   const auto host = comm::make_mpi_communicator();
   fashion::choose_gpu(host->local_rank());
-  return run_or_abort(*comm::make_nccl_communicator(*host), line);
+  const auto communicator =
+      staged ? comm::make_staged_communicator(*host) : comm::make_nccl_communicator(*host);
+  return run_or_abort(*communicator, line);
 }
 
 }  // namespace

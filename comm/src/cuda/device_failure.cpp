@@ -11,7 +11,8 @@ namespace thinwire::comm {
 DeviceWire& wire_of(Communicator& communicator, const char* user) {
   auto* wire = dynamic_cast<DeviceWire*>(&communicator);
   THINWIRE_EXPECTS(wire != nullptr, InvalidArgument,
-                   fmt::format("{} needs a communicator on GPUs (make_nccl_communicator); this one "
+                   fmt::format("{} needs a communicator on GPUs (make_nccl_communicator, "
+                               "make_staged_communicator); this one "
                                "is '{}'",
                                user, communicator.transport()));
   return *wire;

@@ -1,5 +1,6 @@
 // What a build without NCCL answers.
 #include "thinwire/comm/nccl.hpp"
+#include "thinwire/comm/staged.hpp"
 #include "thinwire/core/error.hpp"
 
 namespace thinwire::comm {
@@ -16,6 +17,10 @@ std::unique_ptr<Communicator> make_nccl_communicator(Communicator&, const NcclOp
 }
 
 std::unique_ptr<Communicator> make_nccl_communicator(const TcpRendezvous&, const NcclOptions&) {
+  throw TransportError{reason};
+}
+
+std::unique_ptr<Communicator> make_staged_communicator(Communicator&, const StagedOptions&) {
   throw TransportError{reason};
 }
 
