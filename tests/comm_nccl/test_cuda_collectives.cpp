@@ -114,6 +114,34 @@ TEST_F(NcclGpu, AlgorithmThatCannotCarryTheCodec_IsRefusedByName) {
   });
 }
 
+class CudaTopk : public NcclGpu, public ::testing::WithParamInterface<Algorithm> {};
+
+// Payloads are added in rank order on every device, so also the sparse way gives the host's bits.
+TEST_P(CudaTopk, ThreeSteps_GiveTheHostsBits) {
+  const int ranks = ranks_here();
+  const BucketLayout layout = one_bucket(300'001, "topk:0.01");
+  const auto expected = host_steps(layout, ranks, GetParam(), 3);
+  on_gpus(ranks, [&](Communicator& comm) {
+    CudaEngine engine{comm, layout, {.algorithm = GetParam()}};
+    const CudaStream stream;
+    for (int step = 0; step < 3; ++step) {
+      const DeviceFloats gradients{random_gradients(300'001, comm.rank(), step)};
+      engine.submit(0, gradients.tensor(), stream);
+      engine.end_step(stream);
+      engine.synchronize();
+      EXPECT_OR_FAIL(same_bits(gradients.get(), expected[static_cast<std::size_t>(step)]));
+    }
+    EXPECT_OR_FAIL(engine.export_server().empty() ==
+                   (GetParam() == Algorithm::sparse ||
+                    (GetParam() == Algorithm::automatic && comm.size() <= 2)));
+    return true;
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Algorithms, CudaTopk,
+                         ::testing::Values(Algorithm::automatic, Algorithm::two_phase,
+                                           Algorithm::sparse));
+
 double sum_of(const std::vector<compress::Residual>& residuals) {
   double sum = 0;
   for (const auto& residual : residuals) {
