@@ -1,5 +1,6 @@
 // Time of the verbs beside what the memory of this machine can do:
 //   bench_codec --codec sign,int8 --op encode,decode --elements 100000000 --threads 1,2 -J out.json
+// On a GPU (--device cuda) R is the rate of a copy, and of e = g + e in a second row.
 // floor_ms = B * n / R: B bytes an element must move, R the rate of the fastest pass e += g that
 // also stores n / 8 bytes. floor_share = floor_ms / time_ms.
 #include <fmt/format.h>
@@ -11,6 +12,9 @@
 
 #include "bench_codec_case.hpp"
 #include "bench_codec_floor.hpp"
+#if THINWIRE_HAVE_CUDA
+#include "bench_codec_cuda.hpp"
+#endif
 #include "thinwire/compress/coder.hpp"
 #include "thinwire/core/error.hpp"
 
@@ -49,7 +53,7 @@ void add_options(CLI::App& app, Options& options) {
   list("--op", options.ops, "encode, reduce_encode, decode")
       ->check(CLI::IsMember({"encode", "reduce_encode", "decode"}));
   list("--dtype", options.dtypes, "of the gradients: fp32, fp16, bf16");
-  app.add_option("--device", options.device, "cpu")->capture_default_str();
+  app.add_option("--device", options.device, "cpu, cuda")->capture_default_str();
   list("--elements", options.elements, "n; for reduce_encode of the one shard")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40));
   list("--ranks", options.ranks, "shards, and payloads that are added")->check(CLI::Range(1, 1024));
@@ -145,12 +149,12 @@ void print_row(const CodecCase& wanted, const CodecTimes& times) {
             << std::flush;
 }
 
-nlohmann::json to_json(const CodecCase& wanted, const CodecTimes& times) {
-  const double floor = floor_ms(wanted, times);
+nlohmann::json to_json(const CodecCase& wanted, const std::string& device, const std::string& floor,
+                       double time_ms, double floor_ms) {
   return {{"codec", codec_name(wanted.spec)},
           {"op", wanted.op},
           {"dtype", to_string(wanted.dtype)},
-          {"device", "cpu"},
+          {"device", device},
           {"elements", wanted.elements},
           {"ranks", wanted.ranks},
           {"threads", wanted.threads},
@@ -159,15 +163,55 @@ nlohmann::json to_json(const CodecCase& wanted, const CodecTimes& times) {
           {"target", wanted.target},
           {"data", wanted.data},
           {"aligned", wanted.aligned},
-          {"floor", "rmw"},
-          {"time_ms", times.time_ms},
-          {"floor_ms", floor},
-          {"floor_share", floor / times.time_ms}};
+          {"floor", floor},
+          {"time_ms", time_ms},
+          {"floor_ms", floor_ms},
+          {"floor_share", floor_ms / time_ms}};
+}
+
+void write_json(const Options& options, const nlohmann::json& rows) {
+  if (options.json.empty()) return;
+  std::ofstream file{options.json};
+  file << rows.dump(2) << '\n';
+  THINWIRE_EXPECTS(file.good(), IoError, fmt::format("cannot write '{}'", options.json));
+}
+
+void run_on_gpu(const Options& options) {
+#if THINWIRE_HAVE_CUDA
+  bench::CudaCodecBench bench{options.repetitions};
+  std::cout << fmt::format(
+      "# thinwire bench_codec: medians of {} replays of 8 calls; floors: a copy, and e = g + e\n"
+      "{:>12} {:>13} {:>5} {:>10} {:>5} {:>5} {:>8} {:>5} {:>9} {:>9} {:>6} {:>9} {:>6}\n",
+      options.repetitions, "codec", "op", "dtype", "elements", "ranks", "ef", "commit", "align",
+      "time_ms", "copy_ms", "share", "mix_ms", "share");
+  nlohmann::json rows = nlohmann::json::array();
+  for (CodecCase wanted : cases_of(options)) {
+    wanted.target = "cuda";
+    const bench::CudaFloors floors = bench.floors(wanted.elements);
+    const double time = bench.time_ms(wanted);
+    const double bytes = bench::floor_bytes(wanted) * static_cast<double>(wanted.elements);
+    const double copy = bytes / floors.copy;
+    const double mix = bytes / floors.mix;
+    std::cout << fmt::format(
+                     "{:>12} {:>13} {:>5} {:>10} {:>5} {:>5} {:>8} {:>5} {:>9.4f} {:>9.4f} "
+                     "{:>6.3f} {:>9.4f} {:>6.3f}\n",
+                     codec_name(wanted.spec), wanted.op, to_string(wanted.dtype), wanted.elements,
+                     wanted.ranks, wanted.spec.feedback == Feedback::ef, commit_name(wanted.commit),
+                     wanted.aligned, time, copy, copy / time, mix, mix / time)
+              << std::flush;
+    rows.push_back(to_json(wanted, "cuda", "copy", time, copy));
+    rows.push_back(to_json(wanted, "cuda", "mix", time, mix));
+  }
+  write_json(options, rows);
+#else
+  throw InvalidArgument{fmt::format("device '{}': this build has no CUDA", options.device)};
+#endif
 }
 
 void run(const Options& options) {
-  THINWIRE_EXPECTS(options.device == "cpu", InvalidArgument,
-                   fmt::format("device '{}': only cpu can be measured", options.device));
+  THINWIRE_EXPECTS(options.device == "cpu" || options.device == "cuda", InvalidArgument,
+                   fmt::format("device '{}': cpu or cuda", options.device));
+  if (options.device == "cuda") return run_on_gpu(options);
   std::cout << fmt::format(
       "# thinwire bench_codec: medians of {} interleaved repetitions; floor rmw: e += g and n/8 "
       "bytes\n",
@@ -177,7 +221,7 @@ void run(const Options& options) {
   for (const CodecCase& wanted : cases_of(options)) {
     const CodecTimes times = bench::measure(wanted, options.repetitions);
     print_row(wanted, times);
-    rows.push_back(to_json(wanted, times));
+    rows.push_back(to_json(wanted, "cpu", "rmw", times.time_ms, floor_ms(wanted, times)));
     if (wanted.spec.codec == Codec::topk && wanted.op == "encode") {
       const double other = bench::nth_element_ms(wanted, 5);
       std::cout << fmt::format(
@@ -187,10 +231,7 @@ void run(const Options& options) {
                 << std::flush;
     }
   }
-  if (options.json.empty()) return;
-  std::ofstream file{options.json};
-  file << rows.dump(2) << '\n';
-  THINWIRE_EXPECTS(file.good(), IoError, fmt::format("cannot write '{}'", options.json));
+  write_json(options, rows);
 }
 
 }  // namespace

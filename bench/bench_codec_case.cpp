@@ -47,7 +47,24 @@ float gaussian(std::uint64_t index) {
   return std::sqrt(-2.0f * std::log(u)) * std::cos(6.2831853f * v);
 }
 
-/// Element i of the data named `name`.
+}  // namespace
+
+Plan plan_of(const CodecCase& wanted) {
+  Span span;
+  span.parameter = "bench";
+  span.length = wanted.elements;
+  PlanSettings settings;
+  settings.ranks = wanted.ranks;
+  settings.dtype = wanted.dtype;
+  settings.commit = wanted.commit;
+  if (wanted.op == "reduce_encode") {
+    // All elements in the shard of the owner that is measured.
+    settings.boundaries.assign(static_cast<std::size_t>(wanted.ranks) + 1, wanted.elements);
+    settings.boundaries[0] = 0;
+  }
+  return Plan{{wanted.spec}, {span}, settings};
+}
+
 float value_of(const std::string& name, std::int64_t i, std::uint64_t seed) {
   if (name == "constant") return 1e-3f;
   const float value = 1e-3f * gaussian(static_cast<std::uint64_t>(i) + (seed << 40));
@@ -59,6 +76,8 @@ float value_of(const std::string& name, std::int64_t i, std::uint64_t seed) {
                                      1000.0f);
 }
 
+namespace {
+
 /// Gradients and everything that the verbs need, and the arrays for the floor among them.
 class CodecBench {
  public:
@@ -66,7 +85,7 @@ class CodecBench {
       : case_{wanted},
         n_{static_cast<std::size_t>(wanted.elements)},
         pool_{std::make_shared<WorkerPool>(wanted.threads)},
-        plan_{make_plan()},
+        plan_{plan_of(wanted)},
         coder_{make_host_coder(plan_, pool_)},
         state_{plan_, 0, std::make_shared<HostMemory>()},
         numbers_{allocate((n_ + 64) * sizeof(float))},
@@ -114,22 +133,6 @@ class CodecBench {
 
   static std::span<std::byte> slots(const Buffer& buffer, Phase) {
     return {buffer.data(), buffer.size()};
-  }
-
-  Plan make_plan() const {
-    Span span;
-    span.parameter = "bench";
-    span.length = case_.elements;
-    PlanSettings settings;
-    settings.ranks = case_.ranks;
-    settings.dtype = case_.dtype;
-    settings.commit = case_.commit;
-    if (case_.op == "reduce_encode") {
-      // All elements in the shard of the owner that is measured.
-      settings.boundaries.assign(static_cast<std::size_t>(case_.ranks) + 1, case_.elements);
-      settings.boundaries[0] = 0;
-    }
-    return Plan{{case_.spec}, {span}, settings};
   }
 
   void fill(std::uint64_t seed) {

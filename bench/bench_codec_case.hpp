@@ -31,6 +31,12 @@ struct CodecTimes {
   double memcpy_ms = 0;  ///< of 4 bytes an element
 };
 
+/// One span of all elements; for reduce_encode all in the shard of the owner that is measured.
+compress::Plan plan_of(const CodecCase& wanted);
+
+/// Element i of the data named `name`.
+float value_of(const std::string& name, std::int64_t i, std::uint64_t seed);
+
 /// Bytes that an element must move through memory, write-allocate left out.
 double floor_bytes(const CodecCase& wanted);
 
