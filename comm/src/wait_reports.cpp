@@ -55,6 +55,15 @@ const WaitReport* WaitReports::report_of(int rank) const {
   return heard && Clock::now() < heard->valid_until ? &heard->report : nullptr;
 }
 
+int WaitReports::longest_silent(const std::vector<int>& silent) const {
+  const auto last_word = [this](int rank) {
+    const auto& heard = heard_[static_cast<std::size_t>(rank)];
+    return heard ? heard->valid_until : Clock::time_point::min();
+  };
+  return *std::min_element(silent.begin(), silent.end(),
+                           [&](int a, int b) { return last_word(a) < last_word(b); });
+}
+
 Blame WaitReports::blame(const std::vector<int>& late) const {
   std::vector<int> reached = late;
   std::vector<int> silent;
@@ -87,7 +96,7 @@ Blame WaitReports::blame(const std::vector<int>& late) const {
     told.resize(std::min(told.size(), shown));
     text += fmt::format(" ({}{})", fmt::join(told, "; "), more ? "; and so on" : "");
   }
-  return {silent.empty() ? late.front() : silent.front(), std::move(text)};
+  return {silent.empty() ? late.front() : longest_silent(silent), std::move(text)};
 }
 
 }  // namespace thinwire::comm

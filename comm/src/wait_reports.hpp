@@ -50,6 +50,8 @@ class WaitReports {
   };
 
   const WaitReport* report_of(int rank) const;
+  /// Whoever has only missed a report may be slow; the culprit was never heard, or longest ago.
+  int longest_silent(const std::vector<int>& silent) const;
 
   int rank_;
   std::vector<std::optional<Heard>> heard_;

@@ -53,5 +53,11 @@ TEST(WaitReports, Blame_ReportTakenBackOrTooOld_CountsNoMore) {
   EXPECT_EQ(reports.blame({2}).culprit, 2);
 }
 
+TEST(WaitReports, Blame_SeveralSilent_NamesTheOneSilentLongest) {
+  WaitReports reports{0, 4};
+  reports.take(1, {"barrier", {3}}, 0ms);  // missed its next report: slow, perhaps
+  EXPECT_EQ(reports.blame({1, 3}).culprit, 3);
+}
+
 }  // namespace
 }  // namespace thinwire::comm
