@@ -152,15 +152,12 @@ struct Engine::Impl {
   void end_buckets_with(const std::set<std::string>& parameters) {
     for (std::size_t i = 0; i < buckets.size(); ++i) {
       if (!buckets[i]) continue;
-      const auto& spans = buckets[i]->plan().spans();
-      const auto found = std::find_if(spans.begin(), spans.end(), [&](const auto& span) {
-        return parameters.count(span.parameter) != 0;
-      });
-      if (found == spans.end()) continue;
+      const std::string* const found = find_parameter(buckets[i]->plan(), parameters);
+      if (found == nullptr) continue;
       THINWIRE_EXPECTS(progress[i] == Progress::idle, InvalidArgument,
                        fmt::format("rank {}: parameter '{}' stands in bucket {}, whose step has "
                                    "not ended; call end_step before add_bucket",
-                                   communicator.rank(), found->parameter, i));
+                                   communicator.rank(), *found, i));
       kept.worker.add(buckets[i]->state().export_worker());
       kept.server.add(buckets[i]->state().export_server());
       ended_metrics += buckets[i]->metrics();
@@ -229,21 +226,15 @@ std::size_t Engine::add_bucket(Bucket bucket) {
   }
   require_equal_plans(impl.communicator, plans, impl.options.algorithm, impl.timeout);
 
-  std::set<std::string> parameters;
-  for (const compress::Span& span : plans[0].spans()) parameters.insert(span.parameter);
   {
     const std::lock_guard lock{impl.mutex};
     impl.throw_failure();
-    impl.end_buckets_with(parameters);
+    impl.end_buckets_with(parameters_of(plans[0]));
   }
   auto exchange = make_exchange({impl.lanes, impl.pool, impl.memory}, std::move(plans[0]),
                                 impl.options.algorithm);
   const compress::Plan& plan = exchange->plan();
-  std::set<std::string>
-      remembered;  // a parameter that travels plain keeps its residual on the shelf
-  for (std::size_t i = 0; i < plan.spans().size(); ++i) {
-    if (plan.residual_offset(i) >= 0) remembered.insert(plan.spans()[i].parameter);
-  }
+  const auto remembered = remembered_parameters(plan);
   if (!remembered.empty()) {
     const compress::Plan* const plan_of_owners = &plan;
     exchange->state().import_worker(impl.kept.worker.take(remembered));
@@ -266,9 +257,8 @@ const compress::Plan& Engine::plan(std::size_t bucket) const {
 void Engine::restore(std::vector<compress::Residual> worker,
                      std::vector<compress::Residual> server) {
   std::set<std::string> parameters;
-  impl_->for_each_bucket([&](const BucketExchange& bucket) {
-    for (const compress::Span& span : bucket.plan().spans()) parameters.insert(span.parameter);
-  });
+  impl_->for_each_bucket(
+      [&](const BucketExchange& bucket) { parameters.merge(parameters_of(bucket.plan())); });
   const std::lock_guard lock{impl_->mutex};
   impl_->end_buckets_with(parameters);
   impl_->kept = {};

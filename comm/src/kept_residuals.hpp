@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "thinwire/compress/plan.hpp"
 #include "thinwire/compress/state.hpp"
 
 namespace thinwire::comm {
@@ -48,5 +49,30 @@ struct KeptResiduals {
   ResidualShelf worker;
   ResidualShelf server;
 };
+
+inline std::set<std::string> parameters_of(const compress::Plan& plan) {
+  std::set<std::string> names;
+  for (const compress::Span& span : plan.spans()) names.insert(span.parameter);
+  return names;
+}
+
+/// The parameters that the plan keeps a residual of; one that travels plain keeps what it has on
+/// the shelf.
+inline std::set<std::string> remembered_parameters(const compress::Plan& plan) {
+  std::set<std::string> names;
+  for (std::size_t i = 0; i < plan.spans().size(); ++i) {
+    if (plan.residual_offset(i) >= 0) names.insert(plan.spans()[i].parameter);
+  }
+  return names;
+}
+
+/// A parameter of `parameters` that stands in the plan; null if none does.
+inline const std::string* find_parameter(const compress::Plan& plan,
+                                         const std::set<std::string>& parameters) {
+  for (const compress::Span& span : plan.spans()) {
+    if (parameters.count(span.parameter) != 0) return &span.parameter;
+  }
+  return nullptr;
+}
 
 }  // namespace thinwire::comm

@@ -4,15 +4,18 @@
 
 #include <algorithm>
 #include <iterator>
+#include <set>
+#include <string>
 #include <utility>
 
 #include "../exchange/algorithm.hpp"
 #include "../failure.hpp"
+#include "../kept_residuals.hpp"
 #include "../residual_exchange.hpp"
-#include "cuda_exchange.hpp"
 #include "device_failure.hpp"
 #include "device_messages.hpp"
 #include "device_wire.hpp"
+#include "step_queue.hpp"
 #include "thinwire/compress/header.hpp"
 #include "thinwire/core/config.hpp"
 #include "thinwire/core/cuda/memory.hpp"
@@ -34,32 +37,16 @@ std::vector<compress::Plan> compared_plans(Communicator& communicator, const Buc
     throw;
   }
   require_equal_plans(communicator, plans, options.algorithm, timeout);
-  require_equal(communicator.control(), "engine",
-                {{"coalesce_bytes", std::to_string(options.coalesce_bytes)}}, timeout);
   return plans;
 }
 
-/// Events of one chunk's way through the streams, for all buckets that travel together.
-struct ChunkEvents {
-  CudaEvent encoded, exchanged, combined, gathered;
-};
-
-/// Where the stages of a group of buckets are enqueued.
-struct Streams {
-  StreamView encode, wire, decode;
-};
+void append(std::vector<compress::Residual>& all, std::vector<compress::Residual> more) {
+  std::move(more.begin(), more.end(), std::back_inserter(all));
+}
 
 }  // namespace
 
 struct CudaEngine::Impl {
-  enum class Progress { idle, held, enqueued };
-
-  /// Where a bucket's means are complete: after what `stream` holds, or already at an event there.
-  struct End {
-    StreamView stream;
-    const CudaEvent* done = nullptr;
-  };
-
   Impl(Communicator& communicator_, BucketLayout layout_, const CudaEngineOptions& options_,
        std::vector<compress::Plan> plans, Timeout timeout_)
       : communicator{communicator_},
@@ -67,24 +54,24 @@ struct CudaEngine::Impl {
         layout{std::move(layout_)},
         options{options_},
         timeout{timeout_},
-        memory{options.memory ? options.memory : std::make_shared<DeviceMemory>(encoder)},
-        step{memory, encoder, std::max<int>(1, static_cast<int>(plans.size()))},
-        errors{memory},
-        progress(plans.size(), Progress::idle),
-        ends(plans.size()) {
-    const CudaParts parts{communicator.rank(),
-                          communicator.size(),
-                          memory,
-                          std::make_shared<ExchangeMemory>(),
-                          step,
-                          errors,
-                          encoder};
-    for (compress::Plan& plan : plans) {
-      exchanges.push_back(make_cuda_exchange(parts, std::move(plan), options.algorithm));
-      coded = coded || exchanges.back()->state() != nullptr;
-      chunks.resize(std::max(chunks.size(), static_cast<std::size_t>(exchanges.back()->chunks())));
-    }
-    encoder.synchronize();  // memory and tables are ready on every stream
+        queue{wire, options.coalesce_bytes},
+        memory{options.memory ? options.memory : std::make_shared<DeviceMemory>(queue.encoder)},
+        step{memory, queue.encoder, std::max(most_buckets, static_cast<int>(plans.size()))},
+        errors{memory} {
+    for (compress::Plan& plan : plans) add(std::move(plan));
+    queue.encoder.synchronize();  // memory and tables are ready on every stream
+  }
+
+  CudaExchange& add(compress::Plan plan) {
+    const CudaParts parts{
+        communicator.rank(), communicator.size(), memory, exchange_memory, step, errors,
+        queue.encoder};
+    exchanges.push_back(make_cuda_exchange(parts, std::move(plan), options.algorithm));
+    CudaExchange& added = *exchanges.back();
+    queue.expect(added.chunks());
+    ++live;
+    coded += added.state() != nullptr;
+    return added;
   }
 
   /// Errors of the GPU and of the network since the last look. Does not block.
@@ -102,153 +89,50 @@ struct CudaEngine::Impl {
     }
   }
 
-  /// The residuals of all buckets, by export_one(state, stream).
-  template <typename Export>
-  std::vector<compress::Residual> gathered(Export export_one) const {
-    std::vector<compress::Residual> all;
+  CudaExchange& at(std::size_t bucket) const {
+    THINWIRE_EXPECTS(bucket < exchanges.size() && exchanges[bucket], InvalidArgument,
+                     fmt::format("rank {}: bucket {} of {}{}", communicator.rank(), bucket,
+                                 exchanges.size(), bucket < exchanges.size() ? " has ended" : ""));
+    return *exchanges[bucket];
+  }
+
+  /// Calls visit(state) for the residuals of each bucket that has some.
+  template <typename Visitor>
+  void for_each_state(Visitor&& visit) const {
     for (const auto& exchange : exchanges) {
-      if (exchange->state() == nullptr) continue;
-      auto more = export_one(*exchange->state(), decoder);
-      std::move(more.begin(), more.end(), std::back_inserter(all));
-    }
-    return all;
-  }
-
-  /// Calls body(exchange) for the held buckets that have this chunk.
-  template <typename Body>
-  void for_held(int chunk, Body body) {
-    for (const std::size_t bucket : held) {
-      if (chunk < exchanges[bucket]->chunks()) body(*exchanges[bucket]);
+      if (exchange && exchange->state() != nullptr) visit(*exchange->state());
     }
   }
 
-  /// The exchanges of one chunk of the held buckets as one group.
-  template <typename Body>
-  void exchange(const char* verb, int chunk, StreamView stream, Body body) {
-    const Calls calls = held.size() == 1 && held_are_plain() ? Calls::one : Calls::several;
-    wire.exchange({verb, held_bytes}, stream, calls, [&](DeviceWire::Group& group) {
-      for_held(chunk, [&](CudaExchange& exchange) { body(exchange, group); });
-    });
-  }
-
-  /// What `to` gets from now on comes after what `from` holds.
-  static void order(CudaEvent& event, StreamView from, StreamView to) {
-    if (from.handle() == to.handle()) return;
-    event.record(from);
-    event.wait(to);
-  }
-
-  void enqueue_first(int chunk, const Streams& on) {
-    ChunkEvents& events = chunks[static_cast<std::size_t>(chunk)];
-    for_held(chunk, [&](CudaExchange& bucket) { bucket.encode(chunk, on.encode); });
-    order(events.encoded, on.encode, on.wire);
-    exchange("first exchange", chunk, on.wire,
-             [chunk](CudaExchange& bucket, DeviceWire::Group& to) { bucket.first(chunk, to); });
-    order(events.exchanged, on.wire, on.decode);
-    for_held(chunk, [&](CudaExchange& bucket) { bucket.combine(chunk, on.decode); });
-  }
-
-  void enqueue_second(int chunk, const Streams& on) {
-    bool needed = false;
-    for_held(chunk, [&](CudaExchange& bucket) { needed = needed || bucket.has_second(); });
-    if (!needed) return;
-    ChunkEvents& events = chunks[static_cast<std::size_t>(chunk)];
-    order(events.combined, on.decode, on.wire);
-    exchange("second exchange", chunk, on.wire,
-             [chunk](CudaExchange& bucket, DeviceWire::Group& to) { bucket.second(chunk, to); });
-    order(events.gathered, on.wire, on.decode);
-    for_held(chunk, [&](CudaExchange& bucket) { bucket.decode(chunk, on.decode); });
-  }
-
-  bool held_are_plain() const {
-    return std::all_of(held.begin(), held.end(), [this](std::size_t bucket) {
-      return exchanges[bucket]->state() == nullptr;
-    });
-  }
-
-  /// A bucket was handed over: it leaves now, or is held back for those that come. The last of a
-  /// step in which nothing is coded are: whoever waits for them lends its own stream, and nothing
-  /// stands between the caller and the transport then.
-  void hold(std::size_t bucket) {
-    progress[bucket] = Progress::held;
-    held.push_back(bucket);
-    held_bytes += exchanges[bucket]->first_bytes();
-    ++submitted;
-    const bool waits_for_caller = !coded && submitted == exchanges.size();
-    if (held_bytes >= options.coalesce_bytes && !waits_for_caller) flush();
-  }
-
-  /// Sends the held buckets on their way together.
-  void flush() {
-    if (held.empty()) return;
-    // Where nothing is coded, the way leads over the wire alone.
-    const Streams on =
-        held_are_plain() ? Streams{lane, lane, lane} : Streams{encoder, lane, decoder};
-    enqueue_held(on);
-    CudaEvent& done = exchanges[held.back()]->done;
-    done.record(on.decode);
-    let_go({on.decode, &done});
-  }
-
-  /// The same for `stream`, which waits for them: they take no other where they need none.
-  void flush_for(StreamView stream) {
-    const bool own = !coded && std::all_of(held.begin(), held.end(), [&](std::size_t bucket) {
-      const CudaExchange& exchange = *exchanges[bucket];
-      return exchange.caller().handle() == stream.handle() && !exchange.scaled();
-    });
-    if (!own) return flush();
-    if (held.empty()) return;
-    for (std::size_t i = 0; i < exchanges.size(); ++i) join(i, stream);  // they were first
-    enqueue_held({stream, stream, stream});
-    let_go({stream, nullptr});
-  }
-
-  /// The first exchange of a chunk stands before the second one of the chunk before it, so that the
-  /// wire has work while the owner codes.
-  void enqueue_held(const Streams& on) {
-    int count = 0;
-    const CudaExchange* former = nullptr;
-    for (const std::size_t bucket : held) {
-      CudaExchange& exchange = *exchanges[bucket];
-      count = std::max(count, exchange.chunks());
-      if (former == nullptr || former->caller().handle() != exchange.caller().handle()) {
-        order(exchange.ready, exchange.caller(), on.encode);
-      }
-      former = &exchange;
-    }
-    for (int chunk = 0; chunk < count; ++chunk) {
-      enqueue_first(chunk, on);
-      if (chunk > 0) enqueue_second(chunk - 1, on);
-    }
-    enqueue_second(count - 1, on);
-  }
-
-  void let_go(const End& end) {
-    for (const std::size_t bucket : held) {
-      progress[bucket] = Progress::enqueued;
-      ends[bucket] = end;
-    }
-    held.clear();
-    held_bytes = 0;
-  }
-
-  /// `stream` waits for the buckets of this step that did not pass through the coder.
-  void join_plain(StreamView stream) {
+  /// Ends the buckets in which a parameter of `parameters` stands; their residuals are kept.
+  void end_buckets_with(const std::set<std::string>& parameters) {
     for (std::size_t i = 0; i < exchanges.size(); ++i) {
-      if (exchanges[i]->state() == nullptr) join(i, stream);
+      if (!exchanges[i]) continue;
+      const std::string* const found = find_parameter(exchanges[i]->plan(), parameters);
+      if (found == nullptr) continue;
+      THINWIRE_EXPECTS(!queue.has(*exchanges[i]), InvalidArgument,
+                       fmt::format("rank {}: parameter '{}' stands in bucket {}, whose step has "
+                                   "not ended; call end_step before add_bucket",
+                                   communicator.rank(), *found, i));
+      if (const compress::CudaState* state = exchanges[i]->state()) {
+        kept.worker.add(state->export_worker(queue.decoder));
+        kept.server.add(state->export_server(queue.decoder));
+        --coded;
+      }
+      ended_metrics += exchanges[i]->metrics();
+      exchanges[i].reset();
+      --live;
     }
   }
 
-  /// `stream` waits for a bucket that is on its way.
-  void join(std::size_t bucket, StreamView stream) {
-    if (progress[bucket] != Progress::enqueued) return;
-    const End& end = ends[bucket];
-    if (end.done != nullptr) {
-      end.done->wait(stream);
-    } else {
-      order(exchanges[bucket]->done, end.stream, stream);
-    }
+  std::vector<compress::Residual> move_to_owners_of(std::span<const compress::Plan* const> plans,
+                                                    std::vector<compress::Residual> server) {
+    return move_to_owners(communicator.size(), server, plans, [&](const auto& messages) {
+      return exchange_device_messages(communicator, messages, queue.decoder);
+    });
   }
+
+  static constexpr int most_buckets = 1024;  // coded ones at a time, when they come by add_bucket
 
   Communicator& communicator;
   DeviceWire& wire;
@@ -256,22 +140,17 @@ struct CudaEngine::Impl {
   CudaEngineOptions options;
   Timeout timeout;
 
-  CudaStream encoder;  // encodes
-  CudaStream lane;     // exchanges
-  CudaStream decoder;  // owners' steps and decodes: they wait for the wire, encodes do not
+  StepQueue queue;
   std::shared_ptr<MemoryResource> memory;
+  std::shared_ptr<MemoryResource> exchange_memory = std::make_shared<ExchangeMemory>();
   compress::CudaStep step;
   ErrorRing errors;
-  std::vector<std::unique_ptr<CudaExchange>> exchanges;
-  std::vector<ChunkEvents> chunks;
+  std::vector<std::unique_ptr<CudaExchange>> exchanges;  // null: the bucket has ended
+  KeptResiduals kept;                                    // of parameters in no bucket
+  CallMetrics ended_metrics;
+  std::size_t live = 0;   // buckets that have not ended
+  std::size_t coded = 0;  // those of them that are not plain
   CudaEvent caller, ended;
-  bool coded = false;  // some bucket is not plain
-
-  std::vector<Progress> progress;
-  std::vector<End> ends;          // of the buckets that are on their way
-  std::vector<std::size_t> held;  // submitted, and not yet on their way
-  std::size_t submitted = 0;      // in this step
-  std::size_t held_bytes = 0;
   std::uint64_t steps = 0;
   std::uint64_t judged = 0;  // steps whose report was looked at
 };
@@ -281,6 +160,8 @@ CudaEngine::CudaEngine(Communicator& communicator, BucketLayout layout,
   wire_of(communicator, "CudaEngine");
   const Timeout timeout = options.timeout == Timeout{} ? config().timeout : options.timeout;
   auto plans = compared_plans(communicator, layout, options, timeout);
+  require_equal(communicator.control(), "engine",
+                {{"coalesce_bytes", std::to_string(options.coalesce_bytes)}}, timeout);
   impl_ =
       std::make_unique<Impl>(communicator, std::move(layout), options, std::move(plans), timeout);
 }
@@ -290,7 +171,8 @@ CudaEngine::~CudaEngine() {
     synchronize();
   } catch (const std::exception&) {  // it was or will be raised where somebody listens
   }
-  for (CudaStream* stream : {&impl_->encoder, &impl_->lane, &impl_->decoder}) {
+  for (const CudaStream* stream :
+       {&impl_->queue.encoder, &impl_->queue.lane, &impl_->queue.decoder}) {
     try {
       stream->synchronize();  // the buffers are still in use until then
     } catch (const std::exception&) {
@@ -300,102 +182,144 @@ CudaEngine::~CudaEngine() {
 
 const BucketLayout& CudaEngine::layout() const { return impl_->layout; }
 
+std::size_t CudaEngine::add_bucket(Bucket bucket) {
+  Impl& impl = *impl_;
+  impl.look();
+  BucketLayout one;
+  one.buckets.push_back(std::move(bucket));
+  auto plans = compared_plans(impl.communicator, one, impl.options, impl.timeout);
+  impl.end_buckets_with(parameters_of(plans[0]));
+  CudaExchange& added = impl.add(std::move(plans[0]));
+  const auto remembered = remembered_parameters(added.plan());
+  if (!remembered.empty()) {
+    const compress::Plan* const plan = &added.plan();
+    added.state()->import_worker(impl.kept.worker.take(remembered), impl.queue.encoder);
+    added.state()->import_server(
+        impl.move_to_owners_of({&plan, 1}, impl.kept.server.take(remembered)), impl.queue.encoder);
+  }
+  impl.queue.encoder.synchronize();
+  impl.layout.buckets.push_back(std::move(one.buckets[0]));
+  return impl.exchanges.size() - 1;
+}
+
+const compress::Plan& CudaEngine::plan(std::size_t bucket) const {
+  return impl_->at(bucket).plan();
+}
+
+void CudaEngine::restore(std::vector<compress::Residual> worker,
+                         std::vector<compress::Residual> server) {
+  Impl& impl = *impl_;
+  impl.look();
+  for (const auto& exchange : impl.exchanges) {
+    if (exchange) impl.end_buckets_with(parameters_of(exchange->plan()));
+  }
+  impl.kept = {};
+  impl.kept.worker.add(std::move(worker));
+  impl.kept.server.add(std::move(server));
+}
+
 void CudaEngine::submit(std::size_t bucket, TensorView gradients, StreamView stream,
                         const float* inv_scale, const float* out_scale) {
   Impl& impl = *impl_;
   impl.look();
-  THINWIRE_EXPECTS(bucket < impl.exchanges.size(), InvalidArgument,
-                   fmt::format("rank {}: bucket {} submitted; there are {}",
-                               impl.communicator.rank(), bucket, impl.exchanges.size()));
+  CudaExchange& exchange = impl.at(bucket);
   THINWIRE_EXPECTS(
-      impl.progress[bucket] == Impl::Progress::idle, InvalidArgument,
+      !impl.queue.has(exchange), InvalidArgument,
       fmt::format("rank {}: bucket {} was submitted twice in one step; call end_step between steps",
                   impl.communicator.rank(), bucket));
-  CudaExchange& exchange = *impl.exchanges[bucket];
   exchange.begin(gradients, stream, inv_scale, out_scale);
-  impl.hold(bucket);
+  impl.queue.hold(exchange, impl.coded == 0 && impl.queue.size() + 1 == impl.live);
 }
 
 void CudaEngine::wait(std::size_t bucket, StreamView stream) {
   Impl& impl = *impl_;
   impl.look();
-  if (impl.progress[bucket] == Impl::Progress::held) impl.flush_for(stream);
-  impl.join(bucket, stream);
+  CudaExchange& exchange = impl.at(bucket);
+  if (impl.queue.holds(exchange)) impl.queue.flush_for(stream, impl.coded == 0);
+  impl.queue.join(exchange, stream);
 }
 
 std::uint64_t CudaEngine::end_step(StreamView stream, const float* found_inf) {
   Impl& impl = *impl_;
   impl.look();
-  impl.flush_for(stream);
-  if (impl.coded) {
-    impl.join_plain(impl.decoder);
-    if (found_inf != nullptr) Impl::order(impl.caller, stream, impl.decoder);
-    impl.step.end(impl.decoder, found_inf);
-    impl.ended.record(impl.decoder);
+  impl.queue.flush_for(stream, impl.coded == 0);
+  if (impl.coded > 0) {
+    const StreamView decoder = impl.queue.decoder;
+    impl.queue.join_plain(decoder);
+    if (found_inf != nullptr) StepQueue::order(impl.caller, stream, decoder);
+    impl.step.end(decoder, found_inf);
+    impl.ended.record(decoder);
     impl.ended.wait(stream);
-    impl.ended.wait(impl.encoder);
+    impl.ended.wait(impl.queue.encoder);
   } else {
-    impl.join_plain(stream);
+    impl.queue.join_plain(stream);
   }
-  std::fill(impl.progress.begin(), impl.progress.end(), Impl::Progress::idle);
-  impl.submitted = 0;
+  impl.queue.clear();
   return impl.steps++;
 }
 
 std::optional<compress::CudaStepReport> CudaEngine::report(std::uint64_t step) const {
-  if (!impl_->coded) return std::nullopt;
+  if (impl_->coded == 0) return std::nullopt;
   return impl_->step.report(step);
 }
+
+void CudaEngine::poll() { impl_->look(); }
 
 void CudaEngine::synchronize() {
   Impl& impl = *impl_;
   impl.look();
-  impl.flush();
-  Impl::order(impl.caller, impl.lane, impl.decoder);
-  impl.wire.wait_for({"step"}, impl.decoder, impl.timeout);
+  impl.queue.flush();
+  StepQueue::order(impl.caller, impl.queue.lane, impl.queue.decoder);
+  impl.wire.wait_for({"step"}, impl.queue.decoder, impl.timeout);
   impl.look();
 }
+
+StreamView CudaEngine::exchange_stream() const { return impl_->queue.lane; }
 
 void CudaEngine::abort(std::string_view reason, int culprit) noexcept {
   impl_->communicator.abort(reason, culprit);
 }
 
 std::vector<compress::Residual> CudaEngine::export_worker() const {
-  return impl_->gathered(
-      [](const compress::CudaState& state, StreamView on) { return state.export_worker(on); });
+  auto all = impl_->kept.worker.all();
+  impl_->for_each_state([&](const compress::CudaState& state) {
+    append(all, state.export_worker(impl_->queue.decoder));
+  });
+  return all;
 }
 
 std::vector<compress::Residual> CudaEngine::export_server() const {
-  return impl_->gathered(
-      [](const compress::CudaState& state, StreamView on) { return state.export_server(on); });
+  auto all = impl_->kept.server.all();
+  impl_->for_each_state([&](const compress::CudaState& state) {
+    append(all, state.export_server(impl_->queue.decoder));
+  });
+  return all;
 }
 
 void CudaEngine::import_worker(std::span<const compress::Residual> residuals) {
-  for (const auto& exchange : impl_->exchanges) {
-    if (exchange->state() != nullptr) exchange->state()->import_worker(residuals, impl_->decoder);
-  }
+  impl_->for_each_state(
+      [&](compress::CudaState& state) { state.import_worker(residuals, impl_->queue.decoder); });
 }
 
 void CudaEngine::import_server(std::span<const compress::Residual> residuals) {
-  for (const auto& exchange : impl_->exchanges) {
-    if (exchange->state() != nullptr) exchange->state()->import_server(residuals, impl_->decoder);
-  }
+  impl_->for_each_state(
+      [&](compress::CudaState& state) { state.import_server(residuals, impl_->queue.decoder); });
 }
 
 void CudaEngine::take_over(const CudaEngine& previous) {
   std::vector<const compress::Plan*> plans;
-  for (const auto& exchange : impl_->exchanges) plans.push_back(&exchange->plan());
+  for (const auto& exchange : impl_->exchanges) {
+    if (exchange) plans.push_back(&exchange->plan());
+  }
   import_worker(previous.export_worker());
-  Communicator& communicator = impl_->communicator;
-  import_server(move_to_owners(
-      communicator.size(), previous.export_server(), plans, [&](const auto& messages) {
-        return exchange_device_messages(communicator, messages, impl_->decoder);
-      }));
+  import_server(impl_->move_to_owners_of(plans, previous.export_server()));
 }
 
 CallMetrics CudaEngine::metrics() const {
-  CallMetrics sum;
-  for (const auto& exchange : impl_->exchanges) sum += exchange->metrics();
+  CallMetrics sum = impl_->ended_metrics;
+  for (const auto& exchange : impl_->exchanges) {
+    if (exchange) sum += exchange->metrics();
+  }
   return sum;
 }
 

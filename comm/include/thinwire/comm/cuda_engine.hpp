@@ -59,6 +59,11 @@ class CudaEngine {
 
   const BucketLayout& layout() const;
 
+  /// As Engine::add_bucket, plan and restore. They block until the GPU is past the step before.
+  std::size_t add_bucket(Bucket bucket);
+  const compress::Plan& plan(std::size_t bucket) const;
+  void restore(std::vector<compress::Residual> worker, std::vector<compress::Residual> server);
+
   /// Hands over a bucket: `gradients` (device memory) is complete after what `stream` holds, and
   /// must not be touched until after wait or end_step; the stream must live as long. The scales are
   /// device scalars, as in CallState. Throws InvalidArgument (wrong size or dtype; submitted twice
@@ -77,6 +82,14 @@ class CudaEngine {
   /// What a step came to, once the GPU is past its end and for eight steps after it. Always empty
   /// when every bucket is plain.
   std::optional<compress::CudaStepReport> report(std::uint64_t step) const;
+
+  /// Throws what has gone wrong so far, as every verb does. Does not block.
+  void poll();
+
+  /// The stream of the exchanges, for collectives of other libraries on the same GPUs: two
+  /// communicators deadlock unless all ranks start their kernels in one order, so a caller chains
+  /// the other library's calls on this stream.
+  StreamView exchange_stream() const;
 
   /// Blocks until everything enqueued is done. Throws what went wrong, NonFiniteError under the
   /// policy raise, TimeoutError naming the culprit.
