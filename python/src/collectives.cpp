@@ -12,15 +12,9 @@ namespace thinwire::python {
 namespace {
 
 using compress::parse_codec;
-using compress::Span;
 
 std::shared_ptr<WorkerPool> pool_for(const comm::Communicator& communicator) {
   return std::make_shared<WorkerPool>(comm::default_codec_threads(communicator));
-}
-
-/// A flat tensor as one span; its name is what its residual is known by.
-std::vector<Span> whole(const std::string& name, std::int64_t numel) {
-  return {Span{.parameter = name, .length = numel}};
 }
 
 /// One tensor's compressed allreduce, kept between calls for its residual.
@@ -35,7 +29,7 @@ struct TensorAllreduce {
                   pool_for(box->get()), default_memory()} {}
 
   bool run(std::uintptr_t address, std::int64_t numel, const std::string& dtype) {
-    const auto verdict = allreduce.run(view_at(address, numel, dtype));
+    const auto verdict = allreduce.run(view_at(address, numel, dtype, Device::host));
     allreduce.end_step(true);
     return verdict.finite();
   }
@@ -60,8 +54,8 @@ struct TensorReduceScatter {
 
   bool run(std::uintptr_t in, std::int64_t numel, std::uintptr_t out, std::int64_t out_numel,
            const std::string& dtype) {
-    const auto verdict =
-        reduce_scatter.run(view_at(in, numel, dtype), view_at(out, out_numel, dtype));
+    const auto verdict = reduce_scatter.run(view_at(in, numel, dtype, Device::host),
+                                            view_at(out, out_numel, dtype, Device::host));
     reduce_scatter.end_step(true);
     return verdict.finite();
   }
@@ -81,7 +75,9 @@ struct TensorAllGather {
 
   bool run(std::uintptr_t in, std::int64_t in_numel, std::uintptr_t out, std::int64_t numel,
            const std::string& dtype) {
-    return all_gather.run(view_at(in, in_numel, dtype), view_at(out, numel, dtype)).finite();
+    return all_gather
+        .run(view_at(in, in_numel, dtype, Device::host), view_at(out, numel, dtype, Device::host))
+        .finite();
   }
 
   std::shared_ptr<CommunicatorBox> box;

@@ -72,6 +72,11 @@ comm::ReduceOp parse_op(const std::string& text) {
   throw InvalidArgument{"unknown reduction '" + text + "'; use sum, avg or max"};
 }
 
+/// On the host an operation is over when the call returns; on a GPU the stream orders it.
+void finish(const CommunicatorBox& box, const comm::WorkHandle& work) {
+  if (box.get().device() == Device::host) work->wait();
+}
+
 std::shared_ptr<CommunicatorBox> over_group(py::object group, const std::string& host, int port,
                                             const std::string& secret) {
   auto exchange = std::make_unique<PythonExchange>(std::move(group));
@@ -93,35 +98,43 @@ void register_communicator(py::module_& module) {
       .def_property_readonly("local_size", [](const Box& b) { return b.get().local_size(); })
       .def_property_readonly("transport",
                              [](const Box& b) { return std::string{b.get().transport()}; })
+      .def_readonly("device", &Box::device)
       .def(
           "allreduce",
           [](const Box& b, std::uintptr_t address, std::int64_t numel, const std::string& dtype,
-             const std::string& op) {
-            const TensorView view = view_at(address, numel, dtype);
-            b.get().allreduce(view, view, parse_op(op))->wait();
+             const std::string& op, std::uintptr_t stream) {
+            const OnDevice on{b.device};
+            const TensorView view = view_at(address, numel, dtype, b.get().device());
+            finish(b, b.get().allreduce(view, view, parse_op(op), stream_at(stream)));
           },
-          py::arg("address"), py::arg("numel"), py::arg("dtype"), py::arg("op"), NoGil{})
+          py::arg("address"), py::arg("numel"), py::arg("dtype"), py::arg("op"), py::arg("stream"),
+          NoGil{})
       .def(
           "reduce_scatter",
           [](const Box& b, std::uintptr_t in, std::uintptr_t out, std::int64_t out_numel,
-             const std::string& dtype, const std::string& op) {
+             const std::string& dtype, const std::string& op, std::uintptr_t stream) {
+            const OnDevice on{b.device};
             auto& communicator = b.get();
-            communicator
-                .reduce_scatter(view_at(in, out_numel * communicator.size(), dtype),
-                                view_at(out, out_numel, dtype), parse_op(op))
-                ->wait();
+            const Device device = communicator.device();
+            finish(b, communicator.reduce_scatter(
+                          view_at(in, out_numel * communicator.size(), dtype, device),
+                          view_at(out, out_numel, dtype, device), parse_op(op), stream_at(stream)));
           },
           py::arg("source"), py::arg("out"), py::arg("out_numel"), py::arg("dtype"), py::arg("op"),
-          NoGil{})
+          py::arg("stream"), NoGil{})
       .def(
           "all_gather",
-          [](const Box& b, std::uintptr_t in, std::size_t in_bytes, std::uintptr_t out) {
+          [](const Box& b, std::uintptr_t in, std::size_t in_bytes, std::uintptr_t out,
+             std::uintptr_t stream) {
+            const OnDevice on{b.device};
             auto& communicator = b.get();
             const auto ranks = static_cast<std::size_t>(communicator.size());
-            communicator.all_gather(bytes_at(in, in_bytes), bytes_at(out, in_bytes * ranks))
-                ->wait();
+            const Device device = communicator.device();
+            finish(b, communicator.all_gather(bytes_at(in, in_bytes, device),
+                                              bytes_at(out, in_bytes * ranks, device),
+                                              stream_at(stream)));
           },
-          py::arg("source"), py::arg("source_bytes"), py::arg("out"), NoGil{})
+          py::arg("source"), py::arg("source_bytes"), py::arg("out"), py::arg("stream"), NoGil{})
       .def(
           "barrier", [](const Box& b) { b.get().barrier()->wait(); }, NoGil{})
       .def(
@@ -139,15 +152,21 @@ void register_communicator(py::module_& module) {
       .def(
           "split",
           [](const std::shared_ptr<Box>& b, int color, int key) {
+            const OnDevice on{b->device};
             auto child = b->get().split(color, key);
-            return child ? box(std::move(child), b) : nullptr;
+            return child ? box(std::move(child), b, b->device) : nullptr;
           },
           py::arg("color"), py::arg("key"), NoGil{})
       .def(
           "abort", [](const Box& b, const std::string& reason) { b.get().abort(reason); },
           py::arg("reason"), NoGil{})
       .def(
-          "close", [](Box& b) { b.own.reset(); }, NoGil{});
+          "close",
+          [](Box& b) {
+            const OnDevice on{b.device};
+            b.own.reset();
+          },
+          NoGil{});
 
   module.def(
       "mpi_communicator", [] { return box(comm::make_mpi_communicator()); }, NoGil{});

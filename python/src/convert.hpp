@@ -4,21 +4,36 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "thinwire/comm/communicator.hpp"
+#include "thinwire/compress/plan.hpp"
+#include "thinwire/core/cuda/device.hpp"
 
 /// Between Python's plain numbers and thinwire's views.
 namespace thinwire::python {
 
 namespace py = pybind11;
 
-inline TensorView view_at(std::uintptr_t address, std::int64_t numel, const std::string& dtype) {
-  return {reinterpret_cast<void*>(address), numel, parse_dtype(dtype), Device::host};
+inline TensorView view_at(std::uintptr_t address, std::int64_t numel, const std::string& dtype,
+                          Device device) {
+  return {reinterpret_cast<void*>(address), numel, parse_dtype(dtype), device};
 }
 
-inline ByteView bytes_at(std::uintptr_t address, std::size_t size) {
-  return {reinterpret_cast<std::byte*>(address), size, Device::host};
+inline ByteView bytes_at(std::uintptr_t address, std::size_t size, Device device) {
+  return {reinterpret_cast<std::byte*>(address), size, device};
+}
+
+/// 0: the default stream.
+inline StreamView stream_at(std::uintptr_t address) {
+  return StreamView{reinterpret_cast<CUstream_st*>(address)};
+}
+
+/// A flat tensor as one span; its name is what its residual is known by.
+inline std::vector<compress::Span> whole(const std::string& name, std::int64_t numel) {
+  return {compress::Span{.parameter = name, .length = numel}};
 }
 
 /// Destroys without the GIL: thinwire's destructors wait for threads that may need it.
@@ -34,10 +49,26 @@ struct DeleteWithoutGil {
   }
 };
 
+/// Makes a GPU the calling thread's current one while it lives; none for a device below 0.
+class OnDevice {
+ public:
+  explicit OnDevice([[maybe_unused]] int device) {
+#if THINWIRE_HAVE_CUDA
+    if (device >= 0) guard_.emplace(device);
+#endif
+  }
+
+ private:
+#if THINWIRE_HAVE_CUDA
+  std::optional<DeviceGuard> guard_;
+#endif
+};
+
 /// A communicator as Python holds it; a child keeps its parent.
 struct CommunicatorBox {
   std::shared_ptr<comm::Communicator> own;
   std::shared_ptr<CommunicatorBox> parent{};
+  int device = -1;  ///< the GPU of a communicator over NCCL
 
   /// Throws AbortedError after close().
   comm::Communicator& get() const {
@@ -47,10 +78,11 @@ struct CommunicatorBox {
 };
 
 inline std::shared_ptr<CommunicatorBox> box(std::unique_ptr<comm::Communicator> communicator,
-                                            std::shared_ptr<CommunicatorBox> parent = nullptr) {
+                                            std::shared_ptr<CommunicatorBox> parent = nullptr,
+                                            int device = -1) {
   return std::make_shared<CommunicatorBox>(CommunicatorBox{
       std::shared_ptr<comm::Communicator>{communicator.release(), DeleteWithoutGil{}},
-      std::move(parent)});
+      std::move(parent), device});
 }
 
 }  // namespace thinwire::python

@@ -1,61 +1,14 @@
 #include "thinwire/comm/engine.hpp"
 
-#include <pybind11/stl.h>
-
 #include <array>
 #include <deque>
-#include <tuple>
 #include <vector>
 
-#include "convert.hpp"
+#include "engine_fields.hpp"
 #include "register.hpp"
 
 namespace thinwire::python {
 namespace {
-
-using compress::Residual;
-
-/// (name, offset in the parameter, offset in the bucket, length, rows, cols, section)
-using SpanFields = std::tuple<std::string, std::int64_t, std::int64_t, std::int64_t, std::int64_t,
-                              std::int64_t, std::uint32_t>;
-/// (name, offset in the parameter, address, elements)
-using ResidualFields = std::tuple<std::string, std::int64_t, std::uintptr_t, std::int64_t>;
-
-/// Floats that Python may read in place.
-struct Floats {
-  std::vector<float> values;
-};
-
-compress::Commit parse_commit(const std::string& text) {
-  if (text == "in_place") return compress::Commit::in_place;
-  if (text == "double") return compress::Commit::double_buffered;
-  throw InvalidArgument{"unknown commit '" + text + "'; use in_place or double"};
-}
-
-compress::NonFinite parse_non_finite(const std::string& text) {
-  if (text == "propagate") return compress::NonFinite::propagate;
-  if (text == "raise") return compress::NonFinite::raise;
-  if (text == "zero") return compress::NonFinite::zero;
-  throw InvalidArgument{"unknown policy '" + text + "' for NaN; use propagate, raise or zero"};
-}
-
-std::vector<Residual> take_residuals(const std::vector<ResidualFields>& fields) {
-  std::vector<Residual> residuals;
-  for (const auto& [name, offset, address, numel] : fields) {
-    const auto* values = reinterpret_cast<const float*>(address);
-    residuals.push_back({name, offset, {values, values + numel}});
-  }
-  return residuals;
-}
-
-py::list give_residuals(std::vector<Residual> residuals) {
-  py::list list;
-  for (auto& residual : residuals) {
-    list.append(
-        py::make_tuple(residual.parameter, residual.offset, Floats{std::move(residual.values)}));
-  }
-  return list;
-}
 
 /// Engine with what its submissions point to.
 class PythonEngine {
@@ -73,12 +26,7 @@ class PythonEngine {
   std::size_t add_bucket(const std::string& dtype, std::int64_t elements,
                          const std::vector<std::string>& codecs,
                          const std::vector<SpanFields>& spans) {
-    comm::Bucket bucket{parse_dtype(dtype), elements, {}, {}};
-    for (const auto& codec : codecs) bucket.sections.push_back(compress::parse_codec(codec));
-    for (const auto& [name, offset, source, length, rows, cols, section] : spans) {
-      bucket.spans.push_back({name, offset, source, length, rows, cols, section});
-    }
-    return get().add_bucket(std::move(bucket));
+    return get().add_bucket(bucket_of(dtype, elements, codecs, spans));
   }
 
   /// `done` is called with the GIL on the engine's thread.
@@ -92,7 +40,7 @@ class PythonEngine {
     const py::gil_scoped_release release;
     if (scales_.size() <= bucket) scales_.resize(bucket + 1);
     scales_[bucket] = {inv_scale, out_scale};
-    get().submit(bucket, view_at(address, numel, dtype),
+    get().submit(bucket, view_at(address, numel, dtype, Device::host),
                  inv_scale == 1.0f ? nullptr : &scales_[bucket][0],
                  out_scale == 1.0f ? nullptr : &scales_[bucket][1], [callback] {
                    const py::gil_scoped_acquire gil;
@@ -111,29 +59,8 @@ class PythonEngine {
     return {report.committed, report.finite};
   }
 
-  py::dict plan(std::size_t bucket) {
-    const compress::Plan& plan = get().plan(bucket);
-    const int rank = box_->get().rank();
-    py::dict fields;
-    fields["elements"] = plan.elements();
-    fields["wire_bytes"] = plan.wire_bytes();
-    fields["state_bytes"] = plan.state_bytes(rank);
-    fields["plain"] = plan.plain();
-    return fields;
-  }
-
-  py::dict metrics() {
-    const comm::CallMetrics sum = get().metrics();
-    py::dict fields;
-    fields["calls"] = sum.calls;
-    fields["payload_bytes"] = sum.payload_bytes;
-    fields["wire_bytes"] = sum.wire_bytes;
-    fields["plain_wire_bytes"] = sum.plain_wire_bytes;
-    fields["encode_ms"] = sum.encode_ms;
-    fields["exchange_ms"] = sum.exchange_ms;
-    fields["decode_ms"] = sum.decode_ms;
-    return fields;
-  }
+  py::dict plan(std::size_t bucket) { return plan_fields(get().plan(bucket), box_->get().rank()); }
+  py::dict metrics() { return metrics_fields(get().metrics()); }
 
   py::list export_worker() { return give_residuals(get().export_worker()); }
   py::list export_server() { return give_residuals(get().export_server()); }

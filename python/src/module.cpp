@@ -31,6 +31,9 @@ PYBIND11_MODULE(_core, m) {
   python::register_communicator(m);
   python::register_collectives(m);
   python::register_engine(m);
+#if THINWIRE_HAVE_NCCL
+  python::register_cuda(m);
+#endif
   m.attr("__version__") = THINWIRE_VERSION;
   m.def("build_info", &build_info);
   m.def(

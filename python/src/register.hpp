@@ -10,5 +10,7 @@ void register_errors();
 void register_communicator(pybind11::module_& module);
 void register_collectives(pybind11::module_& module);
 void register_engine(pybind11::module_& module);
+/// In builds with NCCL alone.
+void register_cuda(pybind11::module_& module);
 
 }  // namespace thinwire::python

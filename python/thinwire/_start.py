@@ -5,17 +5,18 @@ import os
 import secrets
 import socket
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from thinwire import _core
 from thinwire.communicator import Communicator
-from thinwire.errors import InvalidArgument, TransportError
+from thinwire.errors import InvalidArgument, TransportError, Unsupported
 
 if TYPE_CHECKING:
     import torch.distributed as dist
 
 _MPI_VARIABLES = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"))
-_default: Communicator | None = None
+_defaults: dict[bool, Communicator] = {}  # by whether it is for GPUs
 _meetings = 0  # of launcher's variables; equal on all ranks
 
 
@@ -25,31 +26,82 @@ def init(group: "dist.ProcessGroup | None" = None, *, transport: str = "auto") -
     ``group`` is a torch process group, of any backend. Without one, it is torch's default group if
     there is one, else what mpirun, torchrun or Slurm say in the environment.
 
-    ``transport`` is ``"mpi"``, ``"gloo"`` (a private gloo group beside ``group``), or ``"auto"``:
-    MPI where mpirun started the job and the MPI module loads on every rank, else gloo.
+    ``transport`` is ``"nccl"`` (tensors on torch's current GPU), ``"mpi"``, ``"gloo"`` (a private
+    gloo group beside ``group``), or ``"auto"``: NCCL for a group whose only backend that is, else
+    MPI where mpirun started the job and the MPI module loads on every rank, else gloo. NCCL is the
+    copy that torch has loaded, and meets over one of the others.
 
     Raises :class:`InvalidArgument` when nothing says which ranks there are, and
     :class:`TransportError` or :class:`TimeoutError` when ranks do not come.
     """
-    global _default
-    if transport not in ("auto", "mpi", "gloo"):
-        raise InvalidArgument(f"unknown transport '{transport}'; use auto, mpi or gloo")
+    if transport not in ("auto", "mpi", "gloo", "nccl"):
+        raise InvalidArgument(f"unknown transport '{transport}'; use auto, mpi, gloo or nccl")
+    on_gpu = transport == "nccl" or (transport == "auto" and _is_nccl(group))
+    if not on_gpu:
+        return host_ranks(group, transport)
+    known = _defaults.get(True)
+    if group is not None or known is None or known.closed:
+        known = Communicator(over_nccl(host_ranks(group)))
+        if group is None:
+            _defaults[True] = known
+    return known
+
+
+def host_ranks(group: "dist.ProcessGroup | None" = None, transport: str = "auto") -> Communicator:
+    """Collective: as :func:`init`, over a transport of the host. The default group's is kept."""
     if group is not None:
         return _make(group, transport)
-    if _default is None or _default.closed:
-        _default = _make(_torch_default_group(), transport)
-        _core.set_log_rank(_default.rank)
-    return _default
+    known = _defaults.get(False)
+    if known is None or known.closed:
+        known = _defaults[False] = _make(_torch_default_group(), transport)
+        _core.set_log_rank(known.rank)
+    return known
+
+
+def over_nccl(host: Communicator, device: int | None = None) -> "_core.Communicator":
+    """Collective: the same ranks over NCCL, on a GPU (torch's current one)."""
+    if not _core.build_info()["nccl"]:
+        raise Unsupported(
+            "this thinwire was built without CUDA and NCCL, so it has no transport 'nccl': "
+            "install it again where nvcc is (pip says in its last line what it found)"
+        )
+    import torch
+
+    index = torch.cuda.current_device() if device is None else device
+    _warn_of_two_nccls()
+    bootstrap = host._core.split(0, host.rank)
+    assert bootstrap is not None
+    return _core.nccl_communicator(bootstrap, index)
+
+
+def _is_nccl(group: "dist.ProcessGroup | None") -> bool:
+    group = _torch_default_group() if group is None else group
+    if group is None:
+        return False
+    import torch.distributed as dist
+
+    return bool(dist.get_backend(group) == "nccl")
+
+
+def _warn_of_two_nccls() -> None:
+    """Each copy of NCCL has its own idea of what the process has in flight."""
+    try:
+        with open("/proc/self/maps", encoding="utf-8") as file:
+            copies = {line.split()[-1] for line in file if "libnccl.so" in line}
+    except OSError:
+        return
+    if len(copies) > 1:
+        warnings.warn(
+            f"{len(copies)} copies of NCCL are loaded: {', '.join(sorted(copies))}; "
+            "remove one from LD_LIBRARY_PATH or LD_PRELOAD, or name torch's by THINWIRE_NCCL",
+            stacklevel=3,
+        )
 
 
 def _make(group: "dist.ProcessGroup | None", transport: str) -> Communicator:
     if _use_mpi(group, transport):
-        communicator = Communicator(_core.mpi_communicator())
-    elif group is not None:
-        communicator = _over_group(group)
-    else:
-        communicator = _over_environment()
-    return communicator
+        return Communicator(_core.mpi_communicator())
+    return _over_environment() if group is None else _over_group(group)
 
 
 def _torch_default_group() -> "dist.ProcessGroup | None":

@@ -29,6 +29,17 @@ def environment_rendezvous() -> tuple[Store, int, int]:
     return store, rank, size
 
 
+def timing_event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def loss_scale(scaler: GradScaler | None) -> torch.Tensor | None:
+    """The scaler's scale where it keeps it, without waiting for the device; None without one."""
+    if scaler is None or not scaler.is_enabled():
+        return None
+    return scaler._get_scale_async()
+
+
 def uncompiled(model: Any) -> Any:
     """The module that torch.compile wrapped, or the module itself."""
     return getattr(model, "_orig_mod", model)

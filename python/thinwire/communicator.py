@@ -16,25 +16,55 @@ if TYPE_CHECKING:
 class Work:
     """An operation under way. Its tensors belong to the library until it is complete."""
 
+    def wait(self) -> None:
+        """CPU: blocks until complete; raises what went wrong, here or on a peer, with its type.
+        GPU: what the current stream gets from now on comes after it; does not block.
+        """
+        raise NotImplementedError
+
+    def is_completed(self) -> bool:
+        """True once complete, also if it failed."""
+        raise NotImplementedError
+
+
+class _ThreadWork(Work):
+    """On the communicator's thread."""
+
     def __init__(self, future: "Future[None]") -> None:
         self._future = future
 
     def wait(self) -> None:
-        """Blocks until complete; raises what went wrong, here or on a peer, with its type."""
         self._future.result()
 
     def is_completed(self) -> bool:
-        """True once complete, also if it failed."""
         return self._future.done()
+
+
+class _StreamWork(Work):
+    """On the communicator's stream."""
+
+    def __init__(self, end: "torch.cuda.Event") -> None:
+        self._end = end
+
+    def wait(self) -> None:
+        self._end.wait()
+
+    def is_completed(self) -> bool:
+        return bool(self._end.query())  # type: ignore[no-untyped-call]
 
 
 class Communicator:
     """A group of ranks. :func:`thinwire.init` makes one; :meth:`split` makes smaller ones.
 
-    All ranks make the same calls in the same order. Operations run one after the other on a
-    thread of the communicator; ``async_op=True`` returns a :class:`Work` instead of waiting.
-    Tensors are contiguous, on the CPU, of float32, float16 or bfloat16, and of equal size and dtype
-    on all ranks. Results are the same bits on every rank.
+    All ranks make the same calls in the same order. Operations run one after the other;
+    ``async_op=True`` returns a :class:`Work` instead of waiting. Tensors are contiguous, of
+    float32, float16 or bfloat16, and of equal size and dtype on all ranks. Results are the same
+    bits on every rank.
+
+    Over MPI and gloo tensors are on the CPU, and operations run on a thread of the communicator.
+    Over NCCL they are on :attr:`device`, and operations are enqueued by the caller as torch's are:
+    they come after what the current stream holds, later work on it sees the result, and the host
+    does not wait. What goes wrong is raised by the next call then.
 
     ``codec`` is one of ``none, bf16, fp16, int8, int4, sign, topk:DENSITY`` (docs/tuning.md).
     ``residual`` is a name under which this rank remembers what the codec left out and adds it the
@@ -51,6 +81,8 @@ class Communicator:
         self.local_rank: int = core.local_rank
         self.local_size: int = core.local_size
         self.transport: str = core.transport
+        self.device: str = f"cuda:{core.device}" if core.device >= 0 else "cpu"
+        self._stream: torch.cuda.Stream | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="thinwire")
         self._operations: dict[tuple[object, ...], Any] = {}
         self._closed = False
@@ -78,17 +110,15 @@ class Communicator:
         if codec == "none":
             self._check_op(op)
 
-            def run() -> None:
+            def run(stream: int) -> None:
                 self._agree("allreduce", numel, dtype, op)
-                self._core.allreduce(address, numel, dtype, op)
+                self._core.allreduce(address, numel, dtype, op, stream)
         else:
             self._check_mean(op, codec)
             name, spec = self._feedback(residual, codec)
 
-            def run() -> None:
-                self._operation(_core.Allreduce, name, numel, dtype, spec).run(
-                    address, numel, dtype
-                )
+            def run(stream: int) -> None:
+                self._run("Allreduce", (name, numel, dtype, spec), (address, numel, dtype), stream)
 
         return self._start(run, async_op, tensor)
 
@@ -112,18 +142,17 @@ class Communicator:
         if codec == "none":
             self._check_op(op)
 
-            def run() -> None:
+            def run(stream: int) -> None:
                 self._agree("reduce_scatter", numel, dtype, op)
-                self._core.reduce_scatter(source, out, part, dtype, op)
+                self._core.reduce_scatter(source, out, part, dtype, op, stream)
         else:
             self._check_mean(op, codec)
             name, spec = self._feedback(residual, codec)
             boundaries = tuple(part * i for i in range(self.size + 1))
 
-            def run() -> None:
-                self._operation(_core.ReduceScatter, name, boundaries, dtype, spec).run(
-                    source, numel, out, part, dtype
-                )
+            def run(stream: int) -> None:
+                tensors = (source, numel, out, part, dtype)
+                self._run("ReduceScatter", (name, boundaries, dtype, spec), tensors, stream)
 
         return self._start(run, async_op, input, output)
 
@@ -142,23 +171,22 @@ class Communicator:
         if codec == "none":
             part_bytes = part * input.element_size()
 
-            def run() -> None:
+            def run(stream: int) -> None:
                 self._agree("all_gather", numel, dtype, "")
-                self._core.all_gather(source, part_bytes, out)
+                self._core.all_gather(source, part_bytes, out, stream)
         else:
             _, spec = self._feedback(None, codec)
             boundaries = tuple(part * i for i in range(self.size + 1))
 
-            def run() -> None:
-                self._operation(_core.AllGather, boundaries, dtype, spec).run(
-                    source, part, out, numel, dtype
-                )
+            def run(stream: int) -> None:
+                tensors = (source, part, out, numel, dtype)
+                self._run("AllGather", (boundaries, dtype, spec), tensors, stream)
 
         return self._start(run, async_op, input, output)
 
     def barrier(self) -> None:
         """Returns when every rank has come."""
-        self._start(self._core.barrier, False)
+        self._thread.submit(self._core.barrier).result()
 
     def split(self, color: int, key: int | None = None) -> "Communicator | None":
         """Collective: ranks of equal ``color`` form a communicator, ordered by ``key`` (the rank).
@@ -182,26 +210,52 @@ class Communicator:
         self._core.close()
 
     def _start(
-        self, run: Callable[[], None], async_op: bool, *tensors: "torch.Tensor"
+        self, run: Callable[[int], None], async_op: bool, *tensors: "torch.Tensor"
     ) -> Work | None:
+        """``run`` takes the address of the stream to run on."""
         if self._closed:
             raise AbortedError(f"rank {self.rank}: this communicator has been closed")
-
-        def keep_and_run(_: object = tensors) -> None:
-            run()
-
-        work = Work(self._thread.submit(keep_and_run))
+        work = (
+            self._start_on_gpu(run, tensors)
+            if self._core.device >= 0
+            else self._start_on_host(run, tensors)
+        )
         if async_op:
             return work
         work.wait()
         return None
 
-    def _operation(self, kind: Any, *arguments: object) -> Any:
-        """The library's object for these sizes: it compares plans at its first use."""
-        key = (kind, *arguments)
+    def _start_on_host(
+        self, run: Callable[[int], None], tensors: tuple["torch.Tensor", ...]
+    ) -> Work:
+        def keep_and_run(_: object = tensors) -> None:
+            run(0)
+
+        return _ThreadWork(self._thread.submit(keep_and_run))
+
+    def _start_on_gpu(
+        self, run: Callable[[int], None], tensors: tuple["torch.Tensor", ...]
+    ) -> Work:
+        import torch
+
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        run(self._stream.cuda_stream)
+        for tensor in tensors:
+            tensor.record_stream(self._stream)
+        return _StreamWork(self._stream.record_event())
+
+    def _run(
+        self, kind: str, plan: tuple[object, ...], tensors: tuple[object, ...], stream: int
+    ) -> None:
+        """By the library's object for these sizes: it compares plans at its first use."""
+        on_gpu = self._core.device >= 0
+        key = (kind, *plan)
         if key not in self._operations:
-            self._operations[key] = kind(self._core, *arguments)
-        return self._operations[key]
+            make = getattr(_core, "Cuda" + kind if on_gpu else kind)
+            self._operations[key] = make(self._core, *plan)
+        self._operations[key].run(*tensors, *((stream,) if on_gpu else ()))
 
     def _agree(self, operation: str, numel: int, dtype: str, op: str) -> None:
         """At the first use of these sizes: raises MismatchError everywhere if ranks differ."""
@@ -212,7 +266,7 @@ class Communicator:
             self._operations[key] = True
 
     def _check(self, tensor: "torch.Tensor", what: str) -> str:
-        check_tensor(tensor, what, self.rank)
+        check_tensor(tensor, what, self.rank, self._core.device)
         return dtype_name(tensor)
 
     def _check_parts(

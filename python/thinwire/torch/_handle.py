@@ -10,21 +10,22 @@ import torch.distributed as dist
 
 from thinwire import _torch_private as private
 from thinwire._lifetime import close_at_exit
-from thinwire._start import init
+from thinwire._start import host_ranks, over_nccl
 from thinwire._tensors import dtype_name
 from thinwire.errors import InvalidArgument, Unsupported
 from thinwire.torch import _auto, _phases, _state
-from thinwire.torch._reducer import BucketReducer
+from thinwire.torch._gpu_reducer import GpuReducer
+from thinwire.torch._host_reducer import HostReducer
+from thinwire.torch._reducer import BucketReducer, Future
 from thinwire.torch._refusals import refuse_parameters
 from thinwire.torch._rules import CodecRules
 
 logger = logging.getLogger("thinwire")
 
-Future = torch.futures.Future[torch.Tensor]
-
 
 def _completed(tensor: torch.Tensor) -> Future:
-    future: Future = torch.futures.Future()
+    devices = [tensor.device] if tensor.is_cuda else None
+    future: Future = torch.futures.Future(devices=devices)  # type: ignore[arg-type]
     future.set_result(tensor)
     return future
 
@@ -59,14 +60,12 @@ class Handle:
         self._group: dist.ProcessGroup = group
         self._rank = dist.get_rank(group)
         self._size = dist.get_world_size(group)
-        self._scaler = scaler
         self._non_finite = non_finite
         if commit == "auto":
             commit = "double" if scaler is not None or non_finite == "raise" else "in_place"
         self._commit = commit
         self._plain_depth = 0
         self._steps = 0
-        self._skipped_steps = 0
         self._error: BaseException | None = None
         self._choice: _auto.Choice | None = None
 
@@ -74,12 +73,17 @@ class Handle:
         self._reducer: BucketReducer | None = None
         if self._size > 1:
             # Its own, so that two models never share one; and made here, never inside a hook.
-            world = group is dist.group.WORLD
-            self._parent = init() if world else init(group)
-            communicator = self._parent._core.split(0, self._rank)
-            assert communicator is not None
-            self._communicator = communicator
-            self._reducer = BucketReducer(communicator, commit, non_finite, chunks)
+            device = next((p.device for p in parameters.values()), torch.device("cpu"))
+            self._parent = host_ranks(None if group is dist.group.WORLD else group)
+            if device.type == "cuda":
+                self._communicator = over_nccl(self._parent, device.index)
+                make: type[GpuReducer | HostReducer] = GpuReducer
+            else:
+                communicator = self._parent._core.split(0, self._rank)
+                assert communicator is not None
+                self._communicator = communicator
+                make = HostReducer
+            self._reducer = make(self._communicator, commit, non_finite, chunks, scaler)
         if codec == "auto":
             codec = self._choose()
         self._target = codec
@@ -131,7 +135,7 @@ class Handle:
         buckets = [] if self._reducer is None else self._reducer.buckets()
         return {
             "steps": self._steps,
-            "skipped_steps": self._skipped_steps,
+            "skipped_steps": 0 if self._reducer is None else self._reducer.skipped_steps,
             "codec": self.codec,
             **totals,
             "state_bytes": sum(bucket.state_bytes for bucket in buckets),
@@ -225,15 +229,15 @@ class Handle:
                 self._end_step()
             named = self._named(bucket)
             if self._travels_plain(named, buffer):
-                return self._reduce_plain(buffer)
-            future: Future = torch.futures.Future()
-            self._reducer.submit(
-                named, buffer, self._rules, self._scale(), lambda: future.set_result(buffer)
-            )
-            return future
+                future = self._reducer.submit_plain(buffer, self._group)
+            else:
+                future = self._reducer.submit(named, buffer, self._rules)
         except Exception as error:  # raised when backward is over: DDP has to finish first
             self._error = self._error or error
-            return _completed(buffer)
+            future = _completed(buffer)
+        if bucket.is_last():
+            self._reducer.finish_backward()
+        return future
 
     def _named(self, bucket: private.GradBucket) -> list[tuple[str, torch.Tensor]]:
         named = []
@@ -255,23 +259,6 @@ class Handle:
             or all(self._rules.codec_of(name, p) == "none" for name, p in named)
         )
 
-    def _reduce_plain(self, buffer: torch.Tensor) -> Future:
-        """What DDP does without a hook, to the bit."""
-        buffer.mul_(1.0 / self._size)
-        work = dist.all_reduce(buffer, group=self._group, async_op=True)
-        assert work is not None
-
-        def in_place(done: Any) -> torch.Tensor:
-            done.value()  # raises
-            return buffer
-
-        future: Future = work.get_future().then(in_place)
-        return future
-
-    def _scale(self) -> float:
-        scaler = self._scaler
-        return float(scaler.get_scale()) if scaler is not None and scaler.is_enabled() else 1.0
-
     def _finish_backward(self) -> None:
         """After DDP's own finalizer: raises what went wrong."""
         assert self._reducer is not None
@@ -287,12 +274,11 @@ class Handle:
         self._steps += 1
         if self._non_finite == "raise":
             self._end_step()
+            self._reducer.settle()
 
     def _end_step(self, found_inf: bool = False) -> None:
-        if self._reducer is None:
-            return
-        committed, _ = self._reducer.end_step(found_inf)
-        self._skipped_steps += not committed
+        if self._reducer is not None:
+            self._reducer.end_step(found_inf)
 
     def _choose(self) -> str:
         if self._reducer is None:

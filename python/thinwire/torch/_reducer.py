@@ -1,14 +1,20 @@
-"""Buckets of DDP on the library's engine."""
+"""Buckets of DDP on the library's engines."""
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from thinwire import _core
 from thinwire._tensors import dtype_name
 from thinwire.errors import MismatchError
 from thinwire.torch._rules import CodecRules
+
+Future = torch.futures.Future[torch.Tensor]
+Named = list[tuple[str, torch.Tensor]]
+"""The parameters of a bucket, in its order."""
 
 Place = tuple[str, int, int, int, int, int, int]
 
@@ -30,62 +36,51 @@ class Bucket:
     state_bytes: int
 
 
-class BucketReducer:
-    """The engine, and which of its buckets is which of DDP's.
+class BucketReducer(ABC):
+    """An engine, and which of its buckets is which of DDP's. One subclass a device.
 
     DDP's bucket numbers mean nothing here: the first step has one bucket of everything, later ones
     are rebuilt. A bucket is known by its parameters and their codecs; when parameters turn up in
     another bucket or with another codec, the engine moves their residuals there.
     """
 
-    def __init__(
-        self, communicator: "_core.Communicator", commit: str, non_finite: str, chunks: int
-    ) -> None:
+    def __init__(self, communicator: "_core.Communicator", engine: Any) -> None:
         self._rank: int = communicator.rank
         self._ranks: int = communicator.size
-        self._engine = _core.Engine(communicator, commit, non_finite, chunks, 0)
+        self._engine = engine
         self._buckets: dict[tuple[object, ...], Bucket] = {}
-        self._step_open = False
-        self._submitted: list[int] = []
+        self.skipped_steps = 0
+        """Those that were not committed, as far as this rank knows yet."""
 
-    def submit(
-        self,
-        named: list[tuple[str, torch.Tensor]],
-        buffer: torch.Tensor,
-        rules: CodecRules,
-        scale: float,
-        done: Callable[[], None],
-    ) -> None:
-        """Starts the exchange of a bucket; ``done`` is called on the engine's thread."""
-        codecs = tuple(rules.codec_of(name, parameter) for name, parameter in named)
-        key = (tuple(name for name, _ in named), codecs, buffer.dtype)
-        bucket = self._buckets.get(key) or self._add(key, named, codecs, buffer)
-        self._engine.submit(
-            bucket.index, buffer.data_ptr(), buffer.numel(), bucket.dtype, 1.0 / scale, scale, done
-        )
-        self._step_open = True
-        self._submitted.append(bucket.index)
+    @abstractmethod
+    def submit(self, named: Named, buffer: torch.Tensor, rules: CodecRules) -> Future:
+        """Starts the exchange of a bucket; the Future's tensor is ``buffer`` with the mean."""
 
-    def end_step(self, found_inf: bool = False) -> tuple[bool, bool]:
-        """Ends the step that is open, if any. Returns (committed, finite)."""
-        if not self._step_open:
-            return True, True
-        self._step_open = False
-        return self._engine.end_step(found_inf)
+    @abstractmethod
+    def submit_plain(self, buffer: torch.Tensor, group: dist.ProcessGroup) -> Future:
+        """The same without coding, by torch's own collective: what DDP does without a hook."""
 
-    @property
-    def step_open(self) -> bool:
-        return self._step_open
+    @abstractmethod
+    def finish_backward(self) -> None:
+        """Every bucket of this backward has been submitted."""
 
+    @abstractmethod
     def check(self) -> None:
-        """Raises what went wrong with the exchanges of this backward; all of them are over."""
-        submitted, self._submitted = self._submitted, []
-        try:
-            for index in submitted:
-                self._engine.wait(index)
-        except Exception:
-            self._step_open = False  # the engine is over, and has ended its step
-            raise
+        """After finish_backward: raises what went wrong with the exchanges."""
+
+    @abstractmethod
+    def end_step(self, found_inf: bool = False) -> None:
+        """Ends the step that is open, if any: residuals are committed, or not (found_inf)."""
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Raises NonFiniteError of the step that has ended, if that is the policy. May block."""
+
+    def abort(self, reason: str) -> None:
+        self._engine.abort(reason)
+
+    def close(self) -> None:
+        self._engine.close()
 
     def buckets(self) -> list[Bucket]:
         return list(self._buckets.values())
@@ -119,16 +114,15 @@ class BucketReducer:
         )
         self._buckets.clear()
 
-    def abort(self, reason: str) -> None:
-        self._engine.abort(reason)
-
-    def close(self) -> None:
-        self._engine.close()
+    def _bucket(self, named: Named, buffer: torch.Tensor, rules: CodecRules) -> Bucket:
+        codecs = tuple(rules.codec_of(name, parameter) for name, parameter in named)
+        key = (tuple(name for name, _ in named), codecs, buffer.dtype)
+        return self._buckets.get(key) or self._add(key, named, codecs, buffer)
 
     def _add(
         self,
         key: tuple[object, ...],
-        named: list[tuple[str, torch.Tensor]],
+        named: Named,
         codecs: tuple[str, ...],
         buffer: torch.Tensor,
     ) -> Bucket:
@@ -168,3 +162,14 @@ class BucketReducer:
         self._buckets = {k: b for k, b in self._buckets.items() if moved.isdisjoint(b.names)}
         self._buckets[key] = bucket
         return bucket
+
+
+def plain_future(work: Any, buffer: torch.Tensor) -> Future:
+    """The Future of torch's own work on ``buffer``."""
+
+    def in_place(done: Any) -> torch.Tensor:
+        done.value()  # raises
+        return buffer
+
+    future: Future = work.get_future().then(in_place)
+    return future

@@ -7,6 +7,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from thinwire import _core
 from thinwire import _torch_private as private
+from thinwire._tensors import other_device_hint
 from thinwire.errors import Unsupported, UnsupportedTensor
 
 
@@ -44,18 +45,20 @@ def refuse_parameters(parameters: dict[str, torch.nn.Parameter]) -> None:
             "thinwire reduces those of one"
         )
     for name, parameter in parameters.items():
-        if parameter.device.type != "cpu":
+        if parameter.device.type not in _devices():
             raise UnsupportedTensor(
-                f"parameter '{name}' is on {parameter.device}; thinwire.torch takes models on the "
-                "CPU so far"
-                + ("" if _core.build_info()["cuda"] else ", and this build has no CUDA at all")
-                + ". In C++, CudaEngine reduces GPU tensors"
+                f"parameter '{name}' is on {parameter.device}"
+                + other_device_hint(parameter.device.type)
             )
         if private.has_optimizer_in_backward(parameter):
             raise Unsupported(
                 f"parameter '{name}' has an optimizer in backward, which would step before its "
                 "gradient has been averaged; call optimizer.step() after backward()"
             )
+
+
+def _devices() -> tuple[str, ...]:
+    return ("cpu", "cuda") if _core.build_info()["nccl"] else ("cpu",)
 
 
 def refuse_join(module: Any, _: object) -> None:

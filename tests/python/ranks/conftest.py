@@ -1,4 +1,7 @@
-"""Tests of this folder run on all ranks of a job at once: tests/python/run starts them."""
+"""Tests of this folder run on all ranks of a job at once: tests/python/run starts them.
+
+RANKS_TEST_DEVICE=cuda: on GPUs, one for each rank.
+"""
 
 import os
 from datetime import timedelta
@@ -10,12 +13,18 @@ import torch.distributed as dist
 
 RANK = int(os.environ["RANK"])
 SIZE = int(os.environ["WORLD_SIZE"])
+ON_GPU = os.environ.get("RANKS_TEST_DEVICE", "cpu") == "cuda"
+DEVICE = torch.device("cuda", RANK) if ON_GPU else torch.device("cpu")
+TRANSPORT = "nccl" if ON_GPU else "auto"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def process_group():
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=timedelta(seconds=30))
+    if ON_GPU:
+        torch.cuda.set_device(DEVICE)
+    backend = "cpu:gloo,cuda:nccl" if ON_GPU else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=30))
     yield
     dist.destroy_process_group()
 
@@ -29,8 +38,14 @@ def pytest_runtest_logreport(report):
 @pytest.fixture
 def may_abort():
     """Skips under mpirun: an aborted MPI is not finalised, and mpirun calls that a failure."""
-    if thinwire.init().transport == "mpi":
+    if thinwire.init(transport="auto").transport == "mpi":
         pytest.skip("tests/comm/check_faults has MPI's aborts")
+
+
+@pytest.fixture
+def only_cpu():
+    if ON_GPU:
+        pytest.skip("of CPU tensors")
 
 
 @pytest.fixture

@@ -2,21 +2,24 @@ import pytest
 import thinwire
 import torch
 import torch.distributed as dist
-from conftest import RANK, SIZE
+from conftest import DEVICE, ON_GPU, RANK, SIZE, TRANSPORT
 from training import gathered
 
 
 @pytest.fixture(scope="module")
 def ranks():
-    return thinwire.init()
+    return thinwire.init(transport=TRANSPORT)
 
 
 def values(seed: int = 0, numel: int = 3000, dtype=torch.float32) -> torch.Tensor:
-    return torch.randn(numel, generator=torch.Generator().manual_seed(10 * seed + RANK)).to(dtype)
+    return torch.randn(numel, generator=torch.Generator().manual_seed(10 * seed + RANK)).to(
+        DEVICE, dtype
+    )
 
 
 def test_init_again_gives_the_same_communicator(ranks):
-    assert thinwire.init() is ranks
+    assert thinwire.init(transport=TRANSPORT) is ranks
+    assert ranks.device == str(DEVICE)
     assert (ranks.rank, ranks.size) == (RANK, SIZE)
     assert ranks.local_size == SIZE
 
@@ -24,7 +27,7 @@ def test_init_again_gives_the_same_communicator(ranks):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("op", ["sum", "avg", "max"])
 def test_allreduce_of_exact_values_is_exact(ranks, dtype, op):
-    tensor = torch.full((1001,), RANK + 1.0, dtype=dtype)
+    tensor = torch.full((1001,), RANK + 1.0, dtype=dtype, device=DEVICE)
     ranks.allreduce(tensor, op=op)
     total = SIZE * (SIZE + 1) / 2
     assert (tensor == {"sum": total, "avg": total / SIZE, "max": SIZE}[op]).all()
@@ -33,8 +36,9 @@ def test_allreduce_of_exact_values_is_exact(ranks, dtype, op):
 @pytest.mark.parametrize("codec", ["bf16", "fp16", "int8", "int4", "sign", "topk:0.1"])
 def test_allreduce_compressed_gives_the_same_bits_everywhere(ranks, codec):
     tensor = values()
-    mean = torch.stack(gathered(tensor.clone())).mean(0)
+    mean = torch.stack(gathered(tensor)).mean(0)
     ranks.allreduce(tensor, codec=codec)
+    tensor = tensor.cpu()
     assert all(torch.equal(tensor, other) for other in gathered(tensor))
     worst = {"bf16": 0.01, "fp16": 0.004, "int8": 0.05, "int4": 0.6}
     assert (tensor - mean).abs().max() < worst.get(codec, 5)
@@ -48,17 +52,19 @@ def test_residual_makes_up_for_what_was_left_out(ranks):
         a, b = gradient.clone(), gradient.clone()
         ranks.allreduce(a, codec="sign", residual="w")
         ranks.allreduce(b, codec="sign")
-        with_memory += a / 30
-        without += b / 30
+        with_memory += a.cpu() / 30
+        without += b.cpu() / 30
     error, error_without = (with_memory - mean).norm(), (without - mean).norm()
     assert error < 0.25 * error_without
 
 
 def test_async_works_are_complete_in_any_order_of_waiting(ranks):
-    tensors = [torch.full((100 * (i + 1),), float(RANK)) for i in range(5)]
+    tensors = [torch.full((100 * (i + 1),), float(RANK), device=DEVICE) for i in range(5)]
     works = [ranks.allreduce(t, op="sum", async_op=True) for t in tensors]
     for work in reversed(works):
         work.wait()
+        if ON_GPU:
+            torch.cuda.synchronize()
         assert work.is_completed()
     assert all((t == SIZE * (SIZE - 1) / 2).all() for t in tensors)
 
@@ -67,17 +73,17 @@ def test_async_works_are_complete_in_any_order_of_waiting(ranks):
 def test_reduce_scatter_and_all_gather_give_the_mean(ranks, codec):
     tensor = values(numel=500 * SIZE)
     mean = torch.stack(gathered(tensor)).mean(0)
-    part, back = torch.empty(500), torch.empty(500 * SIZE)
+    part, back = torch.empty(500, device=DEVICE), torch.empty(500 * SIZE, device=DEVICE)
     ranks.reduce_scatter(part, tensor, codec=codec)
     ranks.all_gather(back, part, codec="none")
-    assert (back - mean).abs().max() < (1e-5 if codec == "none" else 0.05)
+    assert (back.cpu() - mean).abs().max() < (1e-5 if codec == "none" else 0.05)
     ranks.all_gather(back, part, codec=codec)
-    assert all(torch.equal(back, other) for other in gathered(back))
+    assert all(torch.equal(back.cpu(), other) for other in gathered(back))
 
 
 def test_split_reduces_within_its_group(ranks):
     child = ranks.split(RANK % 2, -RANK)
-    tensor = torch.full((10,), float(RANK))
+    tensor = torch.full((10,), float(RANK), device=DEVICE)
     child.allreduce(tensor, op="max")
     assert tensor[0] == max(r for r in range(SIZE) if r % 2 == RANK % 2)
     child.close()
@@ -92,6 +98,11 @@ def test_split_reduces_within_its_group(ranks):
         (torch.zeros(4, 4).t()[:2], "not contiguous"),
         (torch.zeros(4, device="meta"), "meta"),
         ([1.0, 2.0], "list"),
+        pytest.param(
+            torch.zeros(4),
+            "is on cpu, but .*gloo",
+            marks=pytest.mark.skipif(not ON_GPU, reason="needs GPUs"),
+        ),
     ],
 )
 def test_tensors_of_the_wrong_kind_name_what_and_the_rank(ranks, tensor, words):
@@ -107,7 +118,9 @@ def test_bad_arguments_are_value_errors(ranks):
     with pytest.raises(ValueError, match="op must be avg"):
         ranks.allreduce(values(), codec="sign", op="sum")
     with pytest.raises(ValueError, match="1/"):
-        ranks.reduce_scatter(torch.empty(7), torch.empty(7 * SIZE + 1))
+        ranks.reduce_scatter(
+            torch.empty(7, device=DEVICE), torch.empty(7 * SIZE + 1, device=DEVICE)
+        )
     with pytest.raises(ValueError, match="transport"):
         thinwire.init(transport="pigeon")
 
@@ -115,7 +128,7 @@ def test_bad_arguments_are_value_errors(ranks):
 @pytest.mark.parametrize("codec", ["none", "int8"])
 def test_sizes_that_differ_raise_on_every_rank_and_leave_it_usable(ranks, codec):
     with pytest.raises(thinwire.MismatchError) as raised:
-        ranks.allreduce(torch.zeros(100 + RANK), codec=codec)
+        ranks.allreduce(torch.zeros(100 + RANK, device=DEVICE), codec=codec)
     assert {str(100), str(101)} & {raised.value.mine, raised.value.theirs} or "100" in str(
         raised.value
     )
@@ -123,7 +136,7 @@ def test_sizes_that_differ_raise_on_every_rank_and_leave_it_usable(ranks, codec)
 
 
 def test_abort_reaches_every_rank_with_its_reason(may_abort):
-    doomed = thinwire.init(dist.group.WORLD).split(0)
+    doomed = thinwire.init(dist.group.WORLD, transport=TRANSPORT).split(0)
     if RANK == SIZE - 1:
         doomed.abort("out of paper")
     with pytest.raises(thinwire.AbortedError, match="out of paper") as raised:
@@ -133,4 +146,4 @@ def test_abort_reaches_every_rank_with_its_reason(may_abort):
     assert isinstance(raised.value, ConnectionError)
     doomed.close()
     with pytest.raises(thinwire.AbortedError, match="closed"):
-        doomed.allreduce(torch.zeros(3))
+        doomed.allreduce(torch.zeros(3, device=DEVICE))

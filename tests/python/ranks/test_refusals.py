@@ -2,7 +2,7 @@ import pytest
 import thinwire
 import thinwire.torch
 import torch
-from conftest import SIZE
+from conftest import DEVICE, SIZE
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 from torch.distributed.algorithms.join import Join
@@ -24,7 +24,7 @@ def test_mixed_precision():
 
 
 def test_optimizer_in_backward():
-    net = Net()
+    net = Net().to(DEVICE)
     _apply_optimizer_in_backward(torch.optim.SGD, net.head.parameters(), {"lr": 0.1})
     refused(DDP(net), "parameter 'head.weight' has an optimizer in backward")
 
@@ -45,10 +45,10 @@ def test_join():
 def test_several_devices():
     model = make_model()
     model.module.extra = nn.Parameter(torch.zeros(3, device="meta"))
-    refused(model, "several devices .cpu, meta.")
+    refused(model, f"several devices .{DEVICE}, meta.")
 
 
-def test_models_that_are_not_on_the_cpu():
+def test_models_that_are_neither_on_a_cpu_nor_on_a_gpu():
     net = nn.Linear(3, 3, device="meta")
     with pytest.raises(TypeError, match="parameter 'weight' is on meta") as raised:
         thinwire.torch.ddp_hook(net, "int8")
@@ -82,7 +82,7 @@ def test_unknown_codecs_patterns_and_options():
 
 
 def test_a_foreign_parameter_is_named_from_backward():
-    state, hook = thinwire.torch.ddp_hook(Net(), "int8")
+    state, hook = thinwire.torch.ddp_hook(Net().to(DEVICE), "int8")
     model = make_model()
     model.register_comm_hook(state, hook)
     with pytest.raises(ValueError, match="is not of the module"):

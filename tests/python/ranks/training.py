@@ -3,6 +3,7 @@
 import thinwire.torch
 import torch
 import torch.distributed as dist
+from conftest import DEVICE
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
@@ -27,13 +28,13 @@ class Net(nn.Module):
 def make_model(seed: int = 0, **options) -> DDP:
     torch.manual_seed(seed)
     options.setdefault("bucket_cap_mb", 0.01)  # several buckets
-    return DDP(Net(), **options)
+    return DDP(Net().to(DEVICE), **options)
 
 
 def batch(step: int, rank: int | None = None) -> torch.Tensor:
     rank = dist.get_rank() if rank is None else rank
     generator = torch.Generator().manual_seed(1000 * rank + step)
-    return torch.randn(4, 16, generator=generator)
+    return torch.randn(4, 16, generator=generator).to(DEVICE)
 
 
 def loss_of(model: nn.Module, step: int) -> torch.Tensor:
@@ -70,7 +71,9 @@ def same_on_ranks(model: nn.Module) -> bool:
 
 
 def gathered(value):
-    """Every rank's value."""
+    """Every rank's value; tensors on the CPU."""
+    if isinstance(value, torch.Tensor):
+        value = value.cpu()
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
