@@ -43,7 +43,11 @@ class Attached:
 def wrap(model: nn.Module, method: str) -> DistributedDataParallel:
     """The model under DDP as ``method`` needs it."""
     device = next(model.parameters()).device
-    options: dict[str, Any] = {"device_ids": [device] if device.type == "cuda" else None}
+    # Gradients stand in the buckets: without it DDP copies each there and back.
+    options: dict[str, Any] = {
+        "device_ids": [device] if device.type == "cuda" else None,
+        "gradient_as_bucket_view": True,
+    }
     if method.startswith("powersgd") and device.type == "cpu":
         # torch chains PowerSGD's collectives from gloo's threads: those of two buckets mix.
         options["bucket_cap_mb"] = 1 << 20
