@@ -136,7 +136,12 @@ void register_communicator(py::module_& module) {
           },
           py::arg("source"), py::arg("source_bytes"), py::arg("out"), py::arg("stream"), NoGil{})
       .def(
-          "barrier", [](const Box& b) { b.get().barrier()->wait(); }, NoGil{})
+          "barrier",
+          [](const Box& b) {
+            const OnDevice on{b.device};
+            b.get().barrier()->wait();
+          },
+          NoGil{})
       .def(
           "require_equal",
           [](const Box& b, const std::string& context, const comm::Fields& fields) {

@@ -1,14 +1,18 @@
 #include <pybind11/stl.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
+#include <type_traits>
 #include <vector>
 
 #include "engine_fields.hpp"
+#include "launch_thread.hpp"
 #include "register.hpp"
 #include "thinwire/comm/cuda_engine.hpp"
 #include "thinwire/comm/cuda_sharded.hpp"
 #include "thinwire/comm/nccl.hpp"
+#include "thinwire/core/cuda/stream.hpp"
 
 /// Tensors on GPUs. Addresses of streams and of device scalars come as numbers; 0 is none.
 namespace thinwire::python {
@@ -34,96 +38,138 @@ class OnGpu {
   std::shared_ptr<CommunicatorBox> box_;
 };
 
+/// CudaEngine, driven by a thread of its own. What callers hand over is ordered by events that they
+/// record on their streams; what they wait for, by events of the engine's.
 class PythonCudaEngine : public OnGpu {
  public:
   PythonCudaEngine(std::shared_ptr<CommunicatorBox> box, const std::string& commit,
                    const std::string& non_finite, int chunks)
       : OnGpu{std::move(box)} {
-    const auto on = guard();
-    engine_ = std::make_unique<comm::CudaEngine>(
-        communicator(), comm::BucketLayout{},
-        comm::CudaEngineOptions{.commit = parse_commit(commit),
-                                .non_finite = parse_non_finite(non_finite),
-                                .chunks = chunks});
+    const comm::CudaEngineOptions options{.commit = parse_commit(commit),
+                                          .non_finite = parse_non_finite(non_finite),
+                                          .chunks = chunks};
+    thread_ = std::make_unique<LaunchThread>();
+    call([&] {
+      stream_ = std::make_unique<CudaStream>();
+      engine_ = std::make_unique<comm::CudaEngine>(communicator(), comm::BucketLayout{}, options);
+    });
   }
   ~PythonCudaEngine() { close(); }
 
   std::size_t add_bucket(const std::string& dtype, std::int64_t elements,
                          const std::vector<std::string>& codecs,
                          const std::vector<SpanFields>& spans) {
-    const auto on = guard();
-    return get().add_bucket(bucket_of(dtype, elements, codecs, spans));
+    return call([&] { return engine_->add_bucket(bucket_of(dtype, elements, codecs, spans)); });
   }
 
+  /// Does not wait for the thread; what goes wrong is thrown by the next call that does.
   void submit(std::size_t bucket, std::uintptr_t address, std::int64_t numel,
               const std::string& dtype, std::uintptr_t stream, std::uintptr_t inv_scale,
               std::uintptr_t out_scale) {
-    const auto on = guard();
-    get().submit(bucket, view(address, numel, dtype), stream_at(stream), scalar_at(inv_scale),
-                 scalar_at(out_scale));
+    const auto ready = mark(stream);
+    const TensorView gradients = view(address, numel, dtype);
+    thread().post([=, this] {
+      const auto on = guard();
+      ready->wait(*stream_);
+      engine_->submit(bucket, gradients, *stream_, scalar_at(inv_scale), scalar_at(out_scale));
+    });
   }
 
   void wait(std::size_t bucket, std::uintptr_t stream) {
-    const auto on = guard();
-    get().wait(bucket, stream_at(stream));
+    call([&] { engine_->wait(bucket, stream_at(stream)); });
   }
 
   std::uint64_t end_step(std::uintptr_t stream, std::uintptr_t found_inf) {
-    const auto on = guard();
-    return get().end_step(stream_at(stream), scalar_at(found_inf));
+    const auto before = mark(stream);
+    return call([&] {
+      before->wait(*stream_);
+      const auto number = engine_->end_step(*stream_, scalar_at(found_inf));
+      CudaEvent ended;
+      ended.record(*stream_);
+      ended.wait(stream_at(stream));
+      return number;
+    });
   }
 
   /// None while the GPU is not past the step, or when it is too old.
   std::optional<bool> skipped(std::uint64_t step) {
-    const auto report = get().report(step);
-    if (!report) return std::nullopt;
-    return report->skipped;
+    return call([&]() -> std::optional<bool> {
+      const auto report = engine_->report(step);
+      if (!report) return std::nullopt;
+      return report->skipped;
+    });
   }
 
-  void poll() { get().poll(); }
-
+  void poll() {
+    call([&] { engine_->poll(); });
+  }
   void synchronize() {
-    const auto on = guard();
-    get().synchronize();
+    call([&] { engine_->synchronize(); });
   }
-
   std::uintptr_t exchange_stream() {
-    return reinterpret_cast<std::uintptr_t>(get().exchange_stream().handle());
+    return call(
+        [&] { return reinterpret_cast<std::uintptr_t>(engine_->exchange_stream().handle()); });
+  }
+  const compress::Plan& plan(std::size_t bucket) {
+    return *call([&] { return &engine_->plan(bucket); });
+  }
+  int rank() const { return communicator().rank(); }
+  comm::CallMetrics metrics() {
+    return call([&] { return engine_->metrics(); });
   }
 
-  py::dict plan(std::size_t bucket) {
-    return plan_fields(get().plan(bucket), communicator().rank());
+  std::vector<Residual> export_worker() {
+    return call([&] { return engine_->export_worker(); });
   }
-  py::dict metrics() { return metrics_fields(get().metrics()); }
-
-  py::list export_worker() {
-    const auto on = guard();
-    return give_residuals(get().export_worker());
-  }
-  py::list export_server() {
-    const auto on = guard();
-    return give_residuals(get().export_server());
+  std::vector<Residual> export_server() {
+    return call([&] { return engine_->export_server(); });
   }
   void restore(const std::vector<ResidualFields>& worker,
                const std::vector<ResidualFields>& server) {
-    const auto on = guard();
-    get().restore(take_residuals(worker), take_residuals(server));
+    call([&] { engine_->restore(take_residuals(worker), take_residuals(server)); });
   }
 
-  void abort(const std::string& reason) { get().abort(reason); }
+  /// From any thread.
+  void abort(const std::string& reason) {
+    thread();
+    engine_->abort(reason);
+  }
+
   void close() {
-    if (!engine_) return;
-    const auto on = guard();
-    engine_.reset();
+    if (!thread_) return;
+    thread_->finish([this] {
+      const auto on = guard();
+      engine_.reset();
+      stream_.reset();
+    });
+    thread_.reset();
   }
 
  private:
-  comm::CudaEngine& get() const {
-    if (!engine_) throw AbortedError{"this engine has been closed"};
-    return *engine_;
+  LaunchThread& thread() const {
+    if (!thread_) throw AbortedError{"this engine has been closed"};
+    return *thread_;
   }
 
+  template <typename Call>
+  std::invoke_result_t<Call> call(Call&& body) {
+    return thread().wait([&] {
+      const auto on = guard();
+      return body();
+    });
+  }
+
+  /// What the caller's stream holds now.
+  std::shared_ptr<CudaEvent> mark(std::uintptr_t stream) {
+    const auto on = guard();
+    auto event = std::make_shared<CudaEvent>();
+    event->record(stream_at(stream));
+    return event;
+  }
+
+  std::unique_ptr<CudaStream> stream_;  // of the thread: it stands in for the callers'
   std::unique_ptr<comm::CudaEngine> engine_;
+  std::unique_ptr<LaunchThread> thread_;
 };
 
 /// One tensor's compressed allreduce, kept between calls for its residual.
@@ -209,6 +255,12 @@ class CudaAllGather : public OnGpu {
   std::unique_ptr<comm::CudaAllGather> all_gather_;
 };
 
+template <typename Call>
+auto without_gil(Call&& call) {
+  const py::gil_scoped_release release;
+  return call();
+}
+
 template <typename T>
 using Owned = std::unique_ptr<T, DeleteWithoutGil>;
 
@@ -232,28 +284,43 @@ void register_cuda(py::module_& module) {
     return py::make_tuple(available, why);
   });
 
-  py::class_<PythonCudaEngine, Owned<PythonCudaEngine>>(module, "CudaEngine")
+  // Python's objects are made when the GIL is held again.
+  using Engine = PythonCudaEngine;
+  py::class_<Engine, Owned<Engine>>(module, "CudaEngine")
       .def(py::init<Box, std::string, std::string, int>(), py::arg("communicator"),
            py::arg("commit"), py::arg("non_finite"), py::arg("chunks"), NoGil{})
-      .def("add_bucket", &PythonCudaEngine::add_bucket, py::arg("dtype"), py::arg("elements"),
+      .def("add_bucket", &Engine::add_bucket, py::arg("dtype"), py::arg("elements"),
            py::arg("codecs"), py::arg("spans"), NoGil{})
-      .def("submit", &PythonCudaEngine::submit, py::arg("bucket"), py::arg("address"),
-           py::arg("numel"), py::arg("dtype"), py::arg("stream"), py::arg("inv_scale"),
-           py::arg("out_scale"), NoGil{})
-      .def("wait", &PythonCudaEngine::wait, py::arg("bucket"), py::arg("stream"), NoGil{})
-      .def("end_step", &PythonCudaEngine::end_step, py::arg("stream"), py::arg("found_inf"),
-           NoGil{})
-      .def("skipped", &PythonCudaEngine::skipped, py::arg("step"))
-      .def("poll", &PythonCudaEngine::poll, NoGil{})
-      .def("synchronize", &PythonCudaEngine::synchronize, NoGil{})
-      .def("exchange_stream", &PythonCudaEngine::exchange_stream)
-      .def("plan", &PythonCudaEngine::plan, py::arg("bucket"))
-      .def("metrics", &PythonCudaEngine::metrics)
-      .def("export_worker", &PythonCudaEngine::export_worker)
-      .def("export_server", &PythonCudaEngine::export_server)
-      .def("restore", &PythonCudaEngine::restore, py::arg("worker"), py::arg("server"), NoGil{})
-      .def("abort", &PythonCudaEngine::abort, py::arg("reason"), NoGil{})
-      .def("close", &PythonCudaEngine::close, NoGil{});
+      .def("submit", &Engine::submit, py::arg("bucket"), py::arg("address"), py::arg("numel"),
+           py::arg("dtype"), py::arg("stream"), py::arg("inv_scale"), py::arg("out_scale"), NoGil{})
+      .def("wait", &Engine::wait, py::arg("bucket"), py::arg("stream"), NoGil{})
+      .def("end_step", &Engine::end_step, py::arg("stream"), py::arg("found_inf"), NoGil{})
+      .def("skipped", &Engine::skipped, py::arg("step"), NoGil{})
+      .def("poll", &Engine::poll, NoGil{})
+      .def("synchronize", &Engine::synchronize, NoGil{})
+      .def("exchange_stream", &Engine::exchange_stream, NoGil{})
+      .def(
+          "plan",
+          [](Engine& engine, std::size_t bucket) {
+            const auto& plan = without_gil([&] { return std::ref(engine.plan(bucket)); }).get();
+            return plan_fields(plan, engine.rank());
+          },
+          py::arg("bucket"))
+      .def("metrics",
+           [](Engine& engine) {
+             return metrics_fields(without_gil([&] { return engine.metrics(); }));
+           })
+      .def("export_worker",
+           [](Engine& engine) {
+             return give_residuals(without_gil([&] { return engine.export_worker(); }));
+           })
+      .def("export_server",
+           [](Engine& engine) {
+             return give_residuals(without_gil([&] { return engine.export_server(); }));
+           })
+      .def("restore", &Engine::restore, py::arg("worker"), py::arg("server"), NoGil{})
+      .def("abort", &Engine::abort, py::arg("reason"), NoGil{})
+      .def("close", &Engine::close, NoGil{});
   py::class_<CudaAllreduce, Owned<CudaAllreduce>>(module, "CudaAllreduce")
       .def(py::init<Box, std::string, std::int64_t, std::string, std::string>(),
            py::arg("communicator"), py::arg("name"), py::arg("numel"), py::arg("dtype"),
