@@ -163,10 +163,20 @@ def _open_place(size: int) -> tuple[Any, tuple[str, int, int, str]]:
 
     host = _own_address()
     store = private.TCPStore(host, 0, size, is_master=True, wait_for_workers=False)
-    with socket.socket() as probe:  # a port that is free now
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    return store, (host, store.port, port, secrets.token_hex(16))
+    return store, (host, store.port, _free_port(), secrets.token_hex(16))
+
+
+def _free_port() -> int:
+    """A port that stays free until it is used: below those that systems give to who names none."""
+    for _ in range(100):
+        port = 20000 + secrets.randbelow(12000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+        return port
+    raise TransportError("found no free port between 20000 and 32000 for rank 0 to listen on")
 
 
 def _join(store: Any, place: tuple[str, int, int, str], rank: int, size: int) -> Communicator:
