@@ -198,8 +198,7 @@ class Handle:
 
         Raises FormatError or InvalidArgument, and then changes nothing.
         """
-        sizes = {name: parameter.numel() for name, parameter in self._parameters.items()}
-        worker, server = _state.read(state, residuals, self._rank, self._size, sizes)
+        worker, server = _state.read(state, residuals, self._rank, self._size, self._sizes())
         rules = self._rules.with_codec(str(state.get("codec")))
         if self._reducer is not None:
             self._end_step()
@@ -238,6 +237,10 @@ class Handle:
         if bucket.is_last():
             self._reducer.finish_backward()
         return future
+
+    def _sizes(self) -> dict[str, int]:
+        """Elements by parameter, as far as this rank exchanges them."""
+        return {name: parameter.numel() for name, parameter in self._parameters.items()}
 
     def _named(self, bucket: private.GradBucket) -> list[tuple[str, torch.Tensor]]:
         named = []
@@ -283,7 +286,7 @@ class Handle:
     def _choose(self) -> str:
         if self._reducer is None:
             return "none"
-        elements = sum(parameter.numel() for parameter in self._parameters.values())
+        elements = sum(self._sizes().values())
         self._choice = _auto.choose(self._communicator, self._group, elements)
         self._say(str(self._choice))
         return self._choice.codec

@@ -82,6 +82,19 @@ def read(
     return _mean(by_rank, saved_ranks, rank, sizes, where)
 
 
+def of_shard(state: Any, shard: int, shards: int, residuals: str, where: str) -> Any:
+    """The state of one shard, in that of replicate(); of any shard when residuals are dropped."""
+    fields = _mapping(state, where)
+    if residuals == "drop":
+        return next((own for key, own in fields.items() if key != "shards"), None)
+    if fields.get("shards") != shards or f"shard{shard}" not in fields:
+        raise InvalidArgument(
+            f"{where}: of {fields.get('shards')} shards, holding {', '.join(fields)}; this rank "
+            f"needs shard{shard} of {shards}. Residuals do not move between shards: use 'drop'"
+        )
+    return fields[f"shard{shard}"]
+
+
 def _of_rank(
     by_rank: Mapping[str, Any], rank: int, sizes: Mapping[str, int], where: str
 ) -> tuple[Residuals, Residuals]:
@@ -113,6 +126,10 @@ def merge_states(states: list[dict[str, Any]]) -> dict[str, Any]:
     """One state of the states of all ranks, for ``load_state_dict(..., residuals="mean")``."""
     if not states:
         raise InvalidArgument("merge_states: no states")
+    if "shards" in states[0]:  # of replicate(): each shard's by itself
+        keys = {key for state in states for key in state if key != "shards"}
+        by_shard = {key: merge_states([s[key] for s in states if key in s]) for key in sorted(keys)}
+        return {"shards": states[0]["shards"], **by_shard}
     merged = dict(states[0])
     merged["residuals"] = {k: v for state in states for k, v in state["residuals"].items()}
     return merged
