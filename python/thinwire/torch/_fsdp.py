@@ -193,7 +193,9 @@ class ReplicaHandle(Handle):
             dist.all_reduce(buffer, op=op, group=self._group)
             return
         self._submitted.add(group.fqn)
-        self._reducer.submit(named, buffer, self._rules, self._scale(), lambda: None)
+        future = self._reducer.submit(named, buffer, self._rules)
+        self._reducer.finish_backward()  # the hook is over when it returns: nothing is held back
+        future.wait()
         self._reducer.check()
         if summed:
             buffer.mul_(self._size)

@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import SIZE
+from conftest import DEVICE, SIZE
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -21,27 +21,28 @@ def freed_together():
 
     Their ends wait for one another; a rank that collects alone waits in vain for a while.
     """
-    yield
+    with DEVICE:  # where modules and tensors are made
+        yield
     gc.collect()
 
 
 @cache
 def grid() -> DeviceMesh:
     """Replicas across two "nodes", shards inside each."""
-    return init_device_mesh("cpu", (REPLICAS, SHARDS), mesh_dim_names=("replica", "shard"))
+    return init_device_mesh(DEVICE.type, (REPLICAS, SHARDS), mesh_dim_names=("replica", "shard"))
 
 
 @cache
 def line() -> DeviceMesh:
     """All ranks are shards."""
-    return init_device_mesh("cpu", (SIZE,), mesh_dim_names=("shard",))
+    return init_device_mesh(DEVICE.type, (SIZE,), mesh_dim_names=("shard",))
 
 
 def sharded(mesh: DeviceMesh, net: nn.Module | None = None, **options) -> nn.Module:
     """fully_shard of each child that is a Linear, then of the rest."""
     if net is None:
         torch.manual_seed(0)
-        net = Net()
+        net = Net().to(DEVICE)
     for child in net.children():
         if isinstance(child, nn.Linear):
             fully_shard(child, mesh=mesh, **options)

@@ -4,7 +4,7 @@ import pytest
 import thinwire
 import thinwire.torch
 import torch
-from conftest import RANK
+from conftest import DEVICE, RANK
 from sharding import (
     REPLICAS,
     SHARDS,
@@ -96,19 +96,20 @@ def test_nothing_is_lost_over_many_steps(codec):
     """Sum of gradients = sum of what was applied + mean of the residuals + the owners'."""
     model, handle = replicated(codec, nn.Linear(70, 30, bias=False))
     before = local(model.weight).double()
-    factor = torch.randn(30, 70, generator=torch.Generator().manual_seed(RANK))
+    generator = torch.Generator().manual_seed(RANK)
+    factor = torch.randn(30, 70, generator=generator, device="cpu").to(DEVICE)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     for _ in range(5):
         optimizer.zero_grad()
         model(torch.eye(70)).t().mul(factor).sum().backward()
         optimizer.step()
-    applied = before - local(model.weight).double()
+    applied = (before - local(model.weight).double()).cpu()
 
     reference = fully_shard(nn.Linear(70, 30, bias=False), mesh=grid())
     reference(torch.eye(70)).t().mul(factor).sum().backward()
-    given = 5 * local(reference.weight.grad).double()
+    given = 5 * local(reference.weight.grad).double().cpu()
 
-    owed = torch.zeros(given.numel(), dtype=torch.float64)
+    owed = torch.zeros_like(given).flatten()
     states = across_replicas(handle.state_dict())
     for rank, state in enumerate(states):
         own = state[f"shard{RANK % SHARDS}"]["residuals"][f"rank{rank}"]

@@ -6,7 +6,7 @@ import pytest
 import thinwire
 import thinwire.torch
 import torch
-from conftest import RANK, SIZE
+from conftest import DEVICE, RANK, SIZE
 from sharding import (
     freed_together,  # noqa: F401 (a fixture)
     gradients_of,
@@ -91,8 +91,9 @@ def applied(residual: bool) -> float:
     torch.manual_seed(0)
     model = fully_shard(nn.Linear(70, 32, bias=False), mesh=line())
     thinwire.torch.shard_comms(model, "int4", residual=residual)
-    factor = torch.randn(32, 70, generator=torch.Generator().manual_seed(RANK))
-    true = torch.stack(gathered(factor)).mean(0).chunk(SIZE)[RANK]
+    generator = torch.Generator().manual_seed(RANK)
+    factor = torch.randn(32, 70, generator=generator, device="cpu").to(DEVICE)
+    true = torch.stack(gathered(factor)).mean(0).chunk(SIZE)[RANK].to(DEVICE)
     for _ in range(30):  # torch adds the gradients up
         model(torch.eye(70)).t().mul(factor).sum().backward()
     return float((local(model.weight.grad) / 30 - true).norm() / true.norm())
@@ -136,7 +137,7 @@ def test_gathered_parameters_are_alike_on_all_ranks_and_near_the_shards(codec):
     changed = 0
     for name, parameter in mine.items():
         full, exact = parameter.detach().clone(), torchs[name].detach()
-        assert all(torch.equal(full, other) for other in gathered(full)), name
+        assert all(torch.equal(full.cpu(), other) for other in gathered(full)), name
         if full.dim() == 1:
             assert torch.equal(full, exact), name
         else:

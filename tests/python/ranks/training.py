@@ -34,7 +34,7 @@ def make_model(seed: int = 0, **options) -> DDP:
 def batch(step: int, rank: int | None = None) -> torch.Tensor:
     rank = dist.get_rank() if rank is None else rank
     generator = torch.Generator().manual_seed(1000 * rank + step)
-    return torch.randn(4, 16, generator=generator).to(DEVICE)
+    return torch.randn(4, 16, generator=generator, device="cpu").to(DEVICE)
 
 
 def loss_of(model: nn.Module, step: int) -> torch.Tensor:
