@@ -105,6 +105,12 @@ class FsdpGroup:
         return getattr(self._group.mesh_info, "shard_process_group", None)
 
     @property
+    def device(self) -> torch.device:
+        """Where gradients are reduced."""
+        device: torch.device = self._group.device
+        return device
+
+    @property
     def reduces_over_replicas(self) -> bool:
         return self._group.mesh_info.replicate_mesh_dim is not None
 

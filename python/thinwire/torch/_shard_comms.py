@@ -80,10 +80,8 @@ class ShardComms:
             if shard_group is None or (ranks := dist.get_world_size(shard_group)) == 1:
                 continue
             if shard_group.group_name not in self._communicators:
-                on_gpu = next(group.module.parameters()).is_cuda
-                self._communicators[shard_group.group_name] = init(
-                    shard_group, transport="nccl" if on_gpu else "auto"
-                )
+                transport = "nccl" if group.device.type == "cuda" else "auto"
+                self._communicators[shard_group.group_name] = init(shard_group, transport=transport)
             communicator = self._communicators[shard_group.group_name]
             if reduce_scatter:
                 comm = CodedReduceScatter(group, communicator, reduce_scatter, residual)

@@ -3,7 +3,7 @@
 import thinwire._torch_private as private
 import torch
 import torch.distributed as dist
-from conftest import SIZE
+from conftest import DEVICE, SIZE
 from sharding import grid, line, sharded
 from torch import nn
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, fully_shard
@@ -21,6 +21,7 @@ def test_groups_know_their_parameters():
     assert all(group.alone and not group.custom for group in groups)
     for group in groups:
         assert group.shard_group is line().get_group()
+        assert group.device.type == DEVICE.type
         assert not group.reduces_over_replicas
         assert not group.offloads
         assert group.divide_factor is None
