@@ -1,6 +1,6 @@
 #include "baseline.hpp"
 
-#include <fmt/format.h>
+#include <string>
 
 #include "runtime.hpp"
 #include "thinwire/core/config.hpp"
@@ -21,10 +21,10 @@ class ControlVariable {
         MPI_T_cvar_handle_alloc(index, nullptr, &handle_, &count) != MPI_SUCCESS ||
         MPI_T_cvar_read(handle_, &before_) != MPI_SUCCESS ||
         MPI_T_cvar_write(handle_, &value) != MPI_SUCCESS) {
-      throw TransportError{fmt::format(
-          "this MPI has no variable '{}' that can be set, so its ring cannot be chosen: that "
-          "needs Open MPI 4 or later, started with OMPI_MCA_coll_tuned_use_dynamic_rules=1",
-          name)};
+      throw TransportError{
+          "this MPI has no variable '" + std::string{name} +
+          "' that can be set, so its ring cannot be chosen: that needs Open MPI 4 or later, "
+          "started with OMPI_MCA_coll_tuned_use_dynamic_rules=1"};
     }
   }
   ~ControlVariable() {
@@ -54,8 +54,9 @@ class Baseline final : public MpiBaseline {
   explicit Baseline(MpiAllreduce algorithm) : communicator_{duplicate_with(algorithm)} {}
 
   void allreduce(float* data, std::int64_t elements) override {
-    THINWIRE_EXPECTS(elements <= INT32_MAX, InvalidArgument,
-                     fmt::format("MPI_Allreduce counts in int; {} elements do not fit", elements));
+    THINWIRE_EXPECTS(
+        elements <= INT32_MAX, InvalidArgument,
+        "MPI_Allreduce counts in int; " + std::to_string(elements) + " elements do not fit");
     MpiRuntime::get().call("MPI_Allreduce", MPI_Allreduce, static_cast<const void*>(MPI_IN_PLACE),
                            static_cast<void*>(data), static_cast<int>(elements), MPI_FLOAT, MPI_SUM,
                            communicator_);

@@ -1,8 +1,7 @@
 #include "control_channel.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
+#include <string>
 
 #include "backoff.hpp"
 #include "thinwire/comm/control_plane.hpp"
@@ -84,8 +83,9 @@ void MpiControlChannel::take_arriving() {
     int bytes = 0;
     mpi.call("MPI_Get_count", MPI_Get_count, &status, MPI_BYTE, &bytes);
     THINWIRE_EXPECTS(bytes >= 0 && static_cast<std::size_t>(bytes) <= max_letter, FormatError,
-                     fmt::format("control letter of {} bytes from rank {}; at most {} are sent",
-                                 bytes, status.MPI_SOURCE, max_letter));
+                     "control letter of " + std::to_string(bytes) + " bytes from rank " +
+                         std::to_string(status.MPI_SOURCE) + "; at most " +
+                         std::to_string(max_letter) + " are sent");
     auto& letter = incoming_.emplace_back(
         Moving{place_of(status.MPI_SOURCE), std::string(static_cast<std::size_t>(bytes), '\0')});
     mpi.call("MPI_Imrecv", MPI_Imrecv, letter.text.data(), bytes, MPI_BYTE, &message,

@@ -1,4 +1,4 @@
-#include <fmt/format.h>
+#include <string>
 
 #include "baseline.hpp"
 #include "mpi_module.hpp"
@@ -14,10 +14,10 @@ namespace {
 
 std::unique_ptr<Communicator> make_communicator(const MpiOptions& options) {
   constexpr std::size_t largest = std::size_t{1} << 30;  // MPI 3 counts in int
-  THINWIRE_EXPECTS(options.chunk_bytes >= sizeof(float) && options.chunk_bytes <= largest,
-                   InvalidArgument,
-                   fmt::format("MpiOptions: chunk_bytes is {}; it must be from {} to {}",
-                               options.chunk_bytes, sizeof(float), largest));
+  THINWIRE_EXPECTS(
+      options.chunk_bytes >= sizeof(float) && options.chunk_bytes <= largest, InvalidArgument,
+      "MpiOptions: chunk_bytes is " + std::to_string(options.chunk_bytes) + "; it must be from " +
+          std::to_string(sizeof(float)) + " to " + std::to_string(largest));
   const auto timeout = config().timeout;
   MpiRuntime::get(options.one_thread ? MPI_THREAD_FUNNELED : MPI_THREAD_MULTIPLE);
   auto communicator = std::make_unique<PointToPointCommunicator>(

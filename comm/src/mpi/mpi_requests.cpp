@@ -1,8 +1,7 @@
 #include "mpi_requests.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
+#include <string>
 
 #include "backoff.hpp"
 #include "thinwire/core/error.hpp"
@@ -50,13 +49,13 @@ void MpiRequest::check_chunk(int code, const MPI_Status& status) const {
   const auto expected = std::min(chunk_bytes_, bytes_ - before);
   // What MPI says of a message that was too long is up to it: Open MPI tells the size.
   if (too_long && static_cast<std::size_t>(arrived) <= expected) {
-    throw UnexpectedSize{fmt::format("more than {}", bytes_)};
+    throw UnexpectedSize{"more than " + std::to_string(bytes_)};
   }
   if (static_cast<std::size_t>(arrived) == expected) return;
   const auto total = before + static_cast<std::size_t>(arrived);
   // A full chunk is followed by more, an unknown number of bytes.
   const bool is_last = static_cast<std::size_t>(arrived) < chunk_bytes_;
-  throw UnexpectedSize{fmt::format("{}{}", is_last ? "" : "at least ", total)};
+  throw UnexpectedSize{(is_last ? "" : "at least ") + std::to_string(total)};
 }
 
 void MpiRequest::give_up() {
@@ -80,7 +79,7 @@ void MpiRequest::give_up() {
     if (!drain_.left()) break;
   }
   if (kind_ != Kind::send) {
-    mpi.freeze(fmt::format("{} was under way when its communicator ended", name()));
+    mpi.freeze(std::string{name()} + " was under way when its communicator ended");
   }
 }
 

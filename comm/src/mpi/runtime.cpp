@@ -1,9 +1,8 @@
 #include "runtime.hpp"
 
-#include <fmt/format.h>
-
 #include <array>
 #include <cstdlib>
+#include <string>
 
 #include "backoff.hpp"
 #include "thinwire/core/error.hpp"
@@ -54,10 +53,10 @@ int MpiRuntime::call_in_turn(const char* name, const std::function<int()>& funct
   int is_main = 0;
   MPI_Is_thread_main(&is_main);
   THINWIRE_EXPECTS(is_main != 0, TransportError,
-                   fmt::format("{}: the application has initialised MPI for one thread only, and "
-                               "this is another; initialise it with MPI_THREAD_SERIALIZED or "
-                               "MPI_THREAD_MULTIPLE, or let thinwire do it",
-                               name));
+                   std::string{name} +
+                       ": the application has initialised MPI for one thread only, and this is "
+                       "another; initialise it with MPI_THREAD_SERIALIZED or MPI_THREAD_MULTIPLE, "
+                       "or let thinwire do it");
   return function();
 }
 
@@ -66,23 +65,21 @@ void MpiRuntime::expect_success(const char* name, int code) const {
   std::array<char, MPI_MAX_ERROR_STRING> text{};
   int length = 0;
   MPI_Error_string(code, text.data(), &length);
-  throw TransportError{fmt::format("{} failed: {}", name, text.data())};
+  throw TransportError{std::string{name} + " failed: " + text.data()};
 }
 
 void MpiRuntime::expect_usable(const char* name) const {
   THINWIRE_EXPECTS(!frozen_ && !is_finalised(), TransportError,
-                   fmt::format("{}: MPI is over in this process (finalised, or stopped after an "
-                               "abort); start the job again",
-                               name));
+                   std::string{name} +
+                       ": MPI is over in this process (finalised, or stopped after an abort); "
+                       "start the job again");
 }
 
 void MpiRuntime::freeze(std::string_view reason) noexcept {
   if (frozen_.exchange(true)) return;
   note_abort();
-  log(LogLevel::warning,
-      fmt::format("no MPI call is made any more in this process, because {}; end "
-                  "it with a status other than 0",
-                  reason));
+  log(LogLevel::warning, "no MPI call is made any more in this process, because " +
+                             std::string{reason} + "; end it with a status other than 0");
 }
 
 bool MpiRuntime::usable() noexcept { return !frozen_ && !is_finalised(); }
@@ -110,10 +107,9 @@ void complete(MPI_Request request, std::chrono::milliseconds timeout) {
     if (done != 0) break;
     if (std::chrono::steady_clock::now() < deadline) continue;
     mpi.freeze("a communicator could not be made in time");
-    throw TimeoutError{
-        fmt::format("making an MPI communicator timed out after {} ms: some rank has not come; all "
-                    "ranks of the job must make it",
-                    timeout.count())};
+    throw TimeoutError{"making an MPI communicator timed out after " +
+                       std::to_string(timeout.count()) +
+                       " ms: some rank has not come; all ranks of the job must make it"};
   }
 }
 
