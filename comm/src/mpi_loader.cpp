@@ -28,8 +28,9 @@ const MpiModule& load_module() {
   if (library == nullptr) {
     throw TransportError{
         fmt::format("the MPI transport cannot be loaded: {}. Build thinwire where MPI is found "
-                    "(Debian: libopenmpi-dev; cmake -DTHINWIRE_WITH_MPI=ON), or set "
-                    "THINWIRE_MPI_MODULE to the path of libthinwire_mpi.so",
+                    "(Debian: libopenmpi-dev; cmake -DTHINWIRE_WITH_MPI=ON), or for an installed "
+                    "package run 'python -m thinwire.build_mpi', or set THINWIRE_MPI_MODULE to the "
+                    "path of libthinwire_mpi.so",
                     dlerror())};
   }
   const auto entry =
