@@ -15,6 +15,7 @@
 #include "exchange/algorithm.hpp"
 #include "exchange/bucket_exchange.hpp"
 #include "exchange/exchange_loop.hpp"
+#include "exchange/trace.hpp"
 #include "failure.hpp"
 #include "kept_residuals.hpp"
 #include "residual_exchange.hpp"
@@ -44,6 +45,7 @@ struct Engine::Impl {
             options.threads > 0 ? options.threads : default_codec_threads(communicator))},
         memory{options.memory ? options.memory : default_memory()},
         progress(layout.buckets.size(), Progress::idle),
+        submitted(layout.buckets.size()),
         callbacks(layout.buckets.size()) {
     for (compress::Plan& plan : plans) {
       buckets.push_back(make_exchange({lanes, pool, memory}, std::move(plan), options.algorithm));
@@ -62,7 +64,7 @@ struct Engine::Impl {
 
   /// The engine's thread: sleeps while nothing is submitted, else drives the loop.
   void run() noexcept {
-    ExchangeLoop loop{timeout};
+    ExchangeLoop loop{timeout, &trace};
     try {
       while (take_submissions(loop)) {
         std::size_t finished = 0;
@@ -72,6 +74,7 @@ struct Engine::Impl {
             const std::lock_guard lock{mutex};
             progress[finished] = Progress::reduced;
             callback = std::exchange(callbacks[finished], {});
+            trace.add(finished, TraceSpan::whole, "bucket", submitted[finished]);
             done.notify_all();
           }
           if (callback) callback();
@@ -182,9 +185,11 @@ struct Engine::Impl {
   std::condition_variable done;  // of the caller
   std::deque<Submission> queue;
   std::vector<Progress> progress;
-  std::vector<std::function<void()>> callbacks;  // by bucket
+  std::vector<std::chrono::steady_clock::time_point> submitted;  // by bucket: when, last
+  std::vector<std::function<void()>> callbacks;                  // by bucket
   std::exception_ptr failure;
   bool stopping = false;
+  Trace trace;
 
   std::thread thread;  // last: it uses everything above
 };
@@ -245,6 +250,7 @@ std::size_t Engine::add_bucket(Bucket bucket) {
   impl.buckets.push_back(std::move(exchange));
   impl.layout.buckets.push_back(std::move(one.buckets[0]));
   impl.progress.push_back(Impl::Progress::idle);
+  impl.submitted.emplace_back();
   impl.callbacks.emplace_back();
   return impl.buckets.size() - 1;
 }
@@ -291,6 +297,7 @@ void Engine::submit(std::size_t bucket, TensorView gradients, const float* inv_s
                     "between steps",
                     impl.communicator.rank(), bucket));
     impl.progress[bucket] = Impl::Progress::submitted;
+    impl.submitted[bucket] = std::chrono::steady_clock::now();
     impl.callbacks[bucket] = std::move(done);
     impl.queue.push_back(
         {bucket, impl.buckets[bucket].get(), gradients, {++impl.sequence, inv_scale, out_scale}});
@@ -383,5 +390,13 @@ CallMetrics Engine::metrics() const {
   impl_->for_each_bucket([&](const auto& bucket) { sum += bucket.metrics(); });
   return sum;
 }
+
+CallMetrics Engine::metrics(std::size_t bucket) const {
+  impl_->expect_live(bucket);
+  return impl_->buckets[bucket]->metrics();
+}
+
+void Engine::start_trace() { impl_->trace.start(); }
+std::vector<TraceSpan> Engine::stop_trace() { return impl_->trace.stop(); }
 
 }  // namespace thinwire::comm

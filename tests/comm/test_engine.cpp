@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <map>
 
 #include "gradients.hpp"
 #include "thinwire/comm/engine.hpp"
@@ -56,6 +57,56 @@ TEST(Engine, ManyBuckets_OfDifferentCodecs_OverlapInOrder) {
     const CallMetrics metrics = engine.metrics();
     EXPECT_EQ(metrics.calls, 5 * layout.buckets.size());
     EXPECT_GT(metrics.plain_wire_bytes, metrics.wire_bytes);
+    CallMetrics sum;
+    for (std::size_t b = 0; b < layout.buckets.size(); ++b) {
+      EXPECT_EQ(engine.metrics(b).calls, 5u);
+      sum += engine.metrics(b);
+    }
+    EXPECT_EQ(sum.wire_bytes, metrics.wire_bytes);
+    EXPECT_EQ(sum.payload_bytes, metrics.payload_bytes);
+    EXPECT_THROW(engine.metrics(layout.buckets.size()), InvalidArgument);
+  });
+}
+
+TEST(Engine, Trace_OfAStep_HasEveryStageOfEveryChunkInOrder) {
+  const BucketLayout layout = make_buckets(small_model, 2000, one_codec(parse_codec("int4")));
+  const auto buckets = layout.buckets.size();
+  run_ranks(2, [&](Communicator& communicator) {
+    Engine engine{communicator, layout, {.chunks = 2}};
+    const auto step = [&] {
+      std::vector<std::vector<float>> gradients;
+      for (std::size_t b = 0; b < buckets; ++b) {
+        gradients.push_back(random_gradients(layout.buckets[b].elements, communicator.rank(), 0));
+        engine.submit(b, view_of(gradients[b]));
+      }
+      engine.end_step();
+    };
+    step();
+    engine.start_trace();
+    step();
+    const auto spans = engine.stop_trace();
+    step();
+    EXPECT_TRUE(engine.stop_trace().empty());
+
+    std::map<std::pair<std::size_t, int>, std::vector<std::string_view>> names;
+    std::map<std::size_t, TraceSpan> whole;
+    for (const TraceSpan& span : spans) {
+      EXPECT_LE(span.begin, span.end);
+      names[{span.bucket, span.chunk}].push_back(span.name);
+      if (span.chunk == TraceSpan::whole) whole[span.bucket] = span;
+    }
+    for (std::size_t b = 0; b < buckets; ++b) {
+      EXPECT_EQ((names[{b, TraceSpan::whole}]), std::vector<std::string_view>{"bucket"});
+      for (int chunk = 0; chunk < engine.plan(b).chunks(); ++chunk) {
+        EXPECT_EQ((names[{b, chunk}]),
+                  (std::vector<std::string_view>{"encode", "first exchange", "combine",
+                                                 "second exchange", "decode"}));
+      }
+    }
+    for (const TraceSpan& span : spans) {
+      EXPECT_LE(whole[span.bucket].begin, span.begin);
+      EXPECT_GE(whole[span.bucket].end, span.end);
+    }
   });
 }
 

@@ -12,24 +12,27 @@ using Clock = std::chrono::steady_clock;
 void ExchangeLoop::push(BucketExchange& bucket, std::size_t tag) {
   const int chunks = bucket.plan().chunks();
   for (int chunk = 0; chunk < chunks; ++chunk) {
-    tasks_.push_back({&bucket, chunk, tag, chunk + 1 == chunks, Stage::encode, nullptr, {}});
+    tasks_.push_back({&bucket, chunk, tag, chunk + 1 == chunks, Stage::encode, nullptr});
   }
 }
 
 void ExchangeLoop::post(Task& task, WorkHandle work, Stage waiting, Stage ready) {
   task.work = std::move(work);
   task.stage = task.work ? waiting : ready;
-  task.deadline = Clock::now() + timeout_;
+  task.posted = Clock::now();
 }
 
 void ExchangeLoop::poll(Task& task) {
   if (!task.work) return;
   if (!task.work->test()) {
-    if (Clock::now() > task.deadline) task.work->wait(Timeout{0});  // names the peer and aborts
+    if (Clock::now() > task.posted + timeout_)
+      task.work->wait(Timeout{0});  // names the peer and aborts
     return;
   }
   task.work.reset();
-  task.stage = task.stage == Stage::reducing ? Stage::combine : Stage::decode;
+  const bool is_first = task.stage == Stage::reducing;
+  note(task, is_first ? "first exchange" : "second exchange", task.posted);
+  task.stage = is_first ? Stage::combine : Stage::decode;
 }
 
 /// The wire is what is scarce: first what feeds it, and the second exchange before the first, since
@@ -67,20 +70,28 @@ void ExchangeLoop::rest(CallMetrics& metrics) {
   }
 }
 
+void ExchangeLoop::note(const Task& task, std::string_view name, Clock::time_point begin) {
+  if (trace_ != nullptr) trace_->add(task.tag, task.chunk, name, begin);
+}
+
 bool ExchangeLoop::step(std::size_t& finished) {
   for (Task& task : tasks_) poll(task);
   if (Task* task = choose()) {
     idle_rounds_ = 0;
+    const auto begin = Clock::now();
     switch (task->stage) {
       case Stage::encode:
         post(*task, task->bucket->encode(task->chunk), Stage::reducing, Stage::combine);
+        note(*task, "encode", begin);
         break;
       case Stage::combine:
         post(*task, task->bucket->combine(task->chunk), Stage::gathering, Stage::decode);
+        note(*task, "combine", begin);
         break;
       default:
         task->bucket->decode(task->chunk);
         task->stage = Stage::done;
+        note(*task, "decode", begin);
         break;
     }
   } else if (tasks_.front().stage != Stage::done) {

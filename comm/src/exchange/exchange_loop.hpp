@@ -5,6 +5,7 @@
 #include <deque>
 
 #include "bucket_exchange.hpp"
+#include "trace.hpp"
 
 namespace thinwire::comm {
 
@@ -13,7 +14,9 @@ namespace thinwire::comm {
 /// lane.
 class ExchangeLoop {
  public:
-  explicit ExchangeLoop(Timeout timeout) : timeout_{timeout} {}
+  /// `trace`, if any, gets the stages of every chunk.
+  explicit ExchangeLoop(Timeout timeout, Trace* trace = nullptr)
+      : timeout_{timeout}, trace_{trace} {}
 
   /// Takes every chunk of `bucket`, whose call has begun. `tag` comes back when all are decoded.
   void push(BucketExchange& bucket, std::size_t tag);
@@ -38,7 +41,7 @@ class ExchangeLoop {
     bool last;  ///< of its bucket
     Stage stage = Stage::encode;
     WorkHandle work;
-    std::chrono::steady_clock::time_point deadline;
+    std::chrono::steady_clock::time_point posted{};
   };
 
   void poll(Task& task);
@@ -46,8 +49,10 @@ class ExchangeLoop {
   Task* choose();
   bool pop_completed(std::size_t& finished);
   void rest(CallMetrics& metrics);
+  void note(const Task& task, std::string_view name, std::chrono::steady_clock::time_point begin);
 
   Timeout timeout_;
+  Trace* trace_;
   std::deque<Task> tasks_;
   int idle_rounds_ = 0;
 };

@@ -10,6 +10,7 @@
 
 #include "thinwire/comm/buckets.hpp"
 #include "thinwire/comm/compressed_allreduce.hpp"
+#include "thinwire/comm/trace.hpp"
 
 namespace thinwire::comm {
 
@@ -106,8 +107,18 @@ class Engine {
   /// server residuals move to the blocks' new owners by one exchange.
   void take_over(const Engine& previous);
 
-  /// Sums over all buckets since the engine was made.
+  /// Sums over all buckets since the engine was made. Between steps, as the next one.
   CallMetrics metrics() const;
+
+  /// Of one bucket since it was added. exchange_ms is what the engine waited with this bucket at
+  /// the head; how long each exchange was under way says a trace. Throws InvalidArgument if there
+  /// is no such bucket or it has ended.
+  CallMetrics metrics(std::size_t bucket) const;
+
+  /// Notes from now on what every bucket and chunk does when, for a few steps at a time: a span
+  /// takes 48 bytes. stop_trace gives what has been noted since, in the order in which it ended.
+  void start_trace();
+  std::vector<TraceSpan> stop_trace();
 
  private:
   struct Impl;
