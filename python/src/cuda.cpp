@@ -117,6 +117,9 @@ class PythonCudaEngine : public OnGpu {
   comm::CallMetrics metrics() {
     return call([&] { return engine_->metrics(); });
   }
+  comm::CallMetrics bucket_metrics(std::size_t bucket) {
+    return call([&] { return engine_->metrics(bucket); });
+  }
 
   std::vector<Residual> export_worker() {
     return call([&] { return engine_->export_worker(); });
@@ -310,6 +313,12 @@ void register_cuda(py::module_& module) {
            [](Engine& engine) {
              return metrics_fields(without_gil([&] { return engine.metrics(); }));
            })
+      .def(
+          "bucket_metrics",
+          [](Engine& engine, std::size_t bucket) {
+            return metrics_fields(without_gil([&] { return engine.bucket_metrics(bucket); }));
+          },
+          py::arg("bucket"))
       .def("export_worker",
            [](Engine& engine) {
              return give_residuals(without_gil([&] { return engine.export_worker(); }));

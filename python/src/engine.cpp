@@ -1,6 +1,7 @@
 #include "thinwire/comm/engine.hpp"
 
 #include <array>
+#include <chrono>
 #include <deque>
 #include <vector>
 
@@ -9,6 +10,13 @@
 
 namespace thinwire::python {
 namespace {
+
+/// (bucket, chunk or -1, name, begin, end)
+using SpanTimes = std::tuple<std::size_t, int, std::string, double, double>;
+
+double microseconds(std::chrono::steady_clock::time_point time) {
+  return std::chrono::duration<double, std::micro>(time.time_since_epoch()).count();
+}
 
 /// Engine with what its submissions point to.
 class PythonEngine {
@@ -61,6 +69,17 @@ class PythonEngine {
 
   py::dict plan(std::size_t bucket) { return plan_fields(get().plan(bucket), box_->get().rank()); }
   py::dict metrics() { return metrics_fields(get().metrics()); }
+  py::dict bucket_metrics(std::size_t bucket) { return metrics_fields(get().metrics(bucket)); }
+
+  void start_trace() { get().start_trace(); }
+  std::vector<SpanTimes> stop_trace() {
+    std::vector<SpanTimes> spans;
+    for (const comm::TraceSpan& span : get().stop_trace()) {
+      spans.emplace_back(span.bucket, span.chunk, std::string{span.name}, microseconds(span.begin),
+                         microseconds(span.end));
+    }
+    return spans;
+  }
 
   py::list export_worker() { return give_residuals(get().export_worker()); }
   py::list export_server() { return give_residuals(get().export_server()); }
@@ -103,6 +122,9 @@ void register_engine(py::module_& module) {
       .def("end_step", &PythonEngine::end_step, py::arg("found_inf"), NoGil{})
       .def("plan", &PythonEngine::plan, py::arg("bucket"))
       .def("metrics", &PythonEngine::metrics)
+      .def("bucket_metrics", &PythonEngine::bucket_metrics, py::arg("bucket"))
+      .def("start_trace", &PythonEngine::start_trace)
+      .def("stop_trace", &PythonEngine::stop_trace)
       .def("export_worker", &PythonEngine::export_worker)
       .def("export_server", &PythonEngine::export_server)
       .def("restore", &PythonEngine::restore, py::arg("worker"), py::arg("server"), NoGil{})

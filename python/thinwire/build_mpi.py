@@ -48,7 +48,9 @@ def build(output: Path, compiler: str | None = None) -> Path:
     command += [str(library), "-Wl,-rpath,$ORIGIN", f"-Wl,-rpath,{PACKAGE}", "-o", str(built)]
     _run(command, log, "does not compile")
     # In a process of its own: what has been loaded stays loaded.
-    check = "import thinwire, sys; ok, why = thinwire._core.mpi_available(); sys.exit(not ok and why)"
+    check = (
+        "import thinwire, sys; ok, why = thinwire._core.mpi_available(); sys.exit(not ok and why)"
+    )
     _run([sys.executable, "-c", check], log, "does not load", THINWIRE_MPI_MODULE=str(built))
     # By a rename within the folder: a job that has the old one open keeps it.
     beside = output.with_name(f".{output.name}.{os.getpid()}")

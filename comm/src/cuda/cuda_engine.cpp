@@ -323,4 +323,6 @@ CallMetrics CudaEngine::metrics() const {
   return sum;
 }
 
+CallMetrics CudaEngine::metrics(std::size_t bucket) const { return impl_->at(bucket).metrics(); }
+
 }  // namespace thinwire::comm

@@ -5,7 +5,8 @@ import torch.distributed as dist
 
 from thinwire import _core
 from thinwire import _torch_private as private
-from thinwire.torch._reducer import BucketReducer, Future, Named, plain_future
+from thinwire.torch._gpu_marks import GpuMarks
+from thinwire.torch._reducer import BucketReducer, Future, Named, Span, plain_future
 from thinwire.torch._rules import CodecRules
 
 _KEPT_REPORTS = 8  # of the engine
@@ -33,6 +34,7 @@ class GpuReducer(BucketReducer):
         self._error: Exception | None = None
         self._scales: tuple[torch.Tensor, torch.Tensor] | None = None  # inverse and out
         self._discard = torch.ones(1, device=self._device)
+        self._marks: GpuMarks | None = None  # of a trace
         self._step_open = False
         self._unreported: list[int] = []
         """Steps that have ended here, but not yet on the GPU."""
@@ -40,6 +42,8 @@ class GpuReducer(BucketReducer):
     def submit(self, named: Named, buffer: torch.Tensor, rules: CodecRules) -> Future:
         bucket = self._bucket(named, buffer, rules)
         inverse, out = self._scale_addresses()
+        if self._marks is not None:
+            self._marks.begin(bucket.index)
         self._engine.submit(
             bucket.index,
             buffer.data_ptr(),
@@ -81,6 +85,8 @@ class GpuReducer(BucketReducer):
                 self._engine.wait(index, self._means.cuda_stream)
             except Exception as error:  # raised by check(): DDP has to finish first
                 self._error = self._error or error
+            if self._marks is not None:
+                self._marks.end(index, self._means)
             with torch.cuda.stream(self._means):
                 future.set_result(buffer)
 
@@ -103,6 +109,13 @@ class GpuReducer(BucketReducer):
     def settle(self) -> None:
         self._engine.synchronize()
         self._read_reports()
+
+    def start_trace(self) -> None:
+        self._marks = GpuMarks(self._device)
+
+    def stop_trace(self) -> list[Span]:
+        marks, self._marks = self._marks, None
+        return [] if marks is None else marks.spans()
 
     def residuals(self) -> tuple[list[tuple[str, int, torch.Tensor]], ...]:
         torch.cuda.current_stream(self._device).synchronize()

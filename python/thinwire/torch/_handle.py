@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from os import PathLike
 from typing import Any
 
 import torch
@@ -16,11 +17,15 @@ from thinwire.errors import InvalidArgument, Unsupported
 from thinwire.torch import _auto, _phases, _state
 from thinwire.torch._gpu_reducer import GpuReducer
 from thinwire.torch._host_reducer import HostReducer
-from thinwire.torch._reducer import BucketReducer, Future
+from thinwire.torch._probe import ResidualProbe
+from thinwire.torch._reducer import Bucket, BucketReducer, Future
 from thinwire.torch._refusals import refuse_parameters
 from thinwire.torch._rules import CodecRules
+from thinwire.torch._trace import write_trace
 
 logger = logging.getLogger("thinwire")
+
+_TIMES = ("calls", "encode_ms", "exchange_ms", "decode_ms")
 
 
 def _completed(tensor: torch.Tensor) -> Future:
@@ -68,6 +73,7 @@ class Handle:
         self._steps = 0
         self._error: BaseException | None = None
         self._choice: _auto.Choice | None = None
+        self._probe = ResidualProbe(scaler)
 
         CodecRules("none" if codec == "auto" else codec, codecs)  # raises before anything is made
         self._reducer: BucketReducer | None = None
@@ -130,7 +136,11 @@ class Handle:
         self._end_step(found_inf=True)
 
     def metrics(self) -> dict[str, Any]:
-        """Sums since the start, on this rank: bytes sent to others, milliseconds of the codec."""
+        """Sums since the start, on this rank: bytes sent to others, milliseconds of the codec.
+
+        Each bucket's wire_bytes and plain_wire_bytes are those of one step; its times are sums of
+        its calls. residual_ratio and contraction are those of the last :meth:`sample_residuals`.
+        """
         totals = self._reducer.metrics() if self._reducer else {}
         buckets = [] if self._reducer is None else self._reducer.buckets()
         return {
@@ -138,6 +148,7 @@ class Handle:
             "skipped_steps": 0 if self._reducer is None else self._reducer.skipped_steps,
             "codec": self.codec,
             **totals,
+            **self._probe.of(self._parameters),
             "state_bytes": sum(bucket.state_bytes for bucket in buckets),
             "buckets": [
                 {
@@ -146,10 +157,38 @@ class Handle:
                     "codecs": sorted(set(bucket.codecs)),
                     "wire_bytes": bucket.wire_bytes,
                     "plain_wire_bytes": bucket.plain_wire_bytes,
+                    **self._times(bucket),
+                    **self._probe.of(bucket.names),
                 }
                 for bucket in buckets
             ],
         }
+
+    def sample_residuals(self) -> None:
+        """On any rank: the next step also measures what the codec leaves out, for metrics().
+
+        Known when that step has ended, at the latest in the backward after it: residual_ratio,
+        |e'| / |g|, the residual after the step to this rank's gradient; and contraction,
+        |e'|^2 / |g + e|^2. Costs a copy of the residuals and reads the gradients twice.
+        """
+        self._probe.ask()
+
+    @contextmanager
+    def trace(self, path: "str | PathLike[str]") -> Iterator[None]:
+        """On any rank: writes a timeline of the steps inside, for ui.perfetto.dev.
+
+        From submission until the mean is in place for each bucket, and the stages of its chunks;
+        on the host's monotonic clock, so that the files of ranks on one host fit together. Give
+        each rank a path of its own, and a few steps only.
+        """
+        if self._reducer is not None:
+            self._reducer.start_trace()
+        try:
+            yield
+        finally:
+            spans = [] if self._reducer is None else self._reducer.stop_trace()
+            buckets = [] if self._reducer is None else self._reducer.buckets()
+            write_trace(path, spans, buckets, self._rank)
 
     def explain(self) -> str:
         """For people: which codec and why, and each bucket's bytes before and after."""
@@ -226,10 +265,12 @@ class Handle:
             if bucket.index() == 0:
                 private.after_backward(self._finish_backward)
                 self._end_step()
+                self._probe.begin(self._worker_residuals)
             named = self._named(bucket)
             if self._travels_plain(named, buffer):
                 future = self._reducer.submit_plain(buffer, self._group)
             else:
+                self._probe.add(named, buffer)
                 future = self._reducer.submit(named, buffer, self._rules)
         except Exception as error:  # raised when backward is over: DDP has to finish first
             self._error = self._error or error
@@ -282,6 +323,16 @@ class Handle:
     def _end_step(self, found_inf: bool = False) -> None:
         if self._reducer is not None:
             self._reducer.end_step(found_inf)
+            self._probe.end(self._worker_residuals, kept=not found_inf)
+
+    def _worker_residuals(self) -> _state.Residuals:
+        assert self._reducer is not None
+        return self._reducer.residuals()[0]
+
+    def _times(self, bucket: Bucket) -> dict[str, float]:
+        assert self._reducer is not None
+        of_bucket = self._reducer.metrics_of(bucket)
+        return {name: of_bucket[name] for name in _TIMES}
 
     def _choose(self) -> str:
         if self._reducer is None:

@@ -5,7 +5,7 @@ import torch.distributed as dist
 
 from thinwire import _core
 from thinwire import _torch_private as private
-from thinwire.torch._reducer import BucketReducer, Future, Named, plain_future
+from thinwire.torch._reducer import BucketReducer, Future, Named, Span, plain_future
 from thinwire.torch._rules import CodecRules
 
 
@@ -67,3 +67,9 @@ class HostReducer(BucketReducer):
 
     def settle(self) -> None:
         """end_step has waited and raised."""
+
+    def start_trace(self) -> None:
+        self._engine.start_trace()
+
+    def stop_trace(self) -> list[Span]:
+        return list(self._engine.stop_trace())

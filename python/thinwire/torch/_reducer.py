@@ -16,6 +16,9 @@ Future = torch.futures.Future[torch.Tensor]
 Named = list[tuple[str, torch.Tensor]]
 """The parameters of a bucket, in its order."""
 
+Span = tuple[int, int, str, float, float]
+"""Bucket; chunk, or -1 for all of it; name; begin and end in us of the host's monotonic clock."""
+
 Place = tuple[str, int, int, int, int, int, int]
 
 
@@ -87,6 +90,17 @@ class BucketReducer(ABC):
 
     def metrics(self) -> dict[str, float]:
         return dict(self._engine.metrics())
+
+    def metrics_of(self, bucket: Bucket) -> dict[str, float]:
+        return dict(self._engine.bucket_metrics(bucket.index))
+
+    @abstractmethod
+    def start_trace(self) -> None:
+        """Notes from now on what the buckets do."""
+
+    @abstractmethod
+    def stop_trace(self) -> list[Span]:
+        """What has been noted since start_trace. May block."""
 
     def residuals(self) -> tuple[list[tuple[str, int, torch.Tensor]], ...]:
         """(worker, server): name, offset in the parameter, values."""

@@ -110,6 +110,10 @@ class CudaEngine {
   /// Calls and bytes since the engine was made; its times are 0 on a GPU.
   CallMetrics metrics() const;
 
+  /// The same of one bucket since it was added. Throws InvalidArgument if there is no such bucket
+  /// or it has ended.
+  CallMetrics metrics(std::size_t bucket) const;
+
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
