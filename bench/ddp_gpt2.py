@@ -10,8 +10,9 @@ compute without exchange, the share of the step that the exchange adds, what a r
 how much less than fp32 that is, the step that the measured link predicts when codecs cost nothing,
 and tokens a second of all ranks. Times are medians, of the slowest rank. With --train: loss curves
 over seeds with the same hyper-parameters, the uncompressed first with its spread, and the seconds
-to a target loss, warm-up counted. The text is the source of Python's standard library; nothing is
-downloaded.
+to a target loss, warm-up counted; METHOD@adam is sign or top-k without the optimizer rule that they
+need under Adam. --budget and --resume split a long --train over several jobs. The text is the
+source of Python's standard library; nothing is downloaded.
 """
 
 import argparse
@@ -37,13 +38,15 @@ def parse_arguments() -> argparse.Namespace:
     cuda = torch.cuda.is_available()
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
     parser.add_argument("--size", choices=SIZES, default="124M")
-    parser.add_argument("--methods", default=",".join(methods.ALL), help="separated by commas")
+    parser.add_argument("--methods", help="separated by commas")
     parser.add_argument("--batch", type=int, help="sequences of a rank in a step")
     parser.add_argument("--steps", type=int, help="measured (20), or of training (2000)")
     parser.add_argument("--corpus-mb", type=float, default=13.0)
     parser.add_argument("--link-mb", type=int, help="message of the link's measurement")
     parser.add_argument("--train", action="store_true", help="loss curves instead of step times")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--budget", type=float, default=float("inf"), metavar="SECONDS")
+    parser.add_argument("--resume", metavar="FILE", help="an earlier -J: its runs are not repeated")
     parser.add_argument("--target", type=float, help="loss to time; default: 1.01 x uncompressed")
     parser.add_argument("--plot", default="ddp_gpt2.png", help="where --train puts its picture")
     parser.add_argument("-J", "--json", metavar="FILE", help="writes everything there")
@@ -67,8 +70,9 @@ def main() -> None:
     if arguments.batch:
         size = replace(size, batch=arguments.batch)
     steps = arguments.steps or (2000 if arguments.train else 20)
-    names = arguments.methods.split(",")
-    text = Text(arguments.corpus_mb)
+    known = methods.TRAINED if arguments.train else methods.ALL
+    names = arguments.methods.split(",") if arguments.methods else known
+    text = Text(arguments.corpus_mb, device)
     say = print if dist.get_rank() == 0 else lambda *_, **__: None
 
     elements = sum(parameter.numel() for parameter in GPT2(size).parameters())
@@ -93,7 +97,7 @@ def main() -> None:
         f"allreduce of one element {measured.latency_us:.0f} us"
     )
     if arguments.train:
-        rows = result["curves"] = _train(arguments, names, size, text, device, steps, say)
+        rows = _train(arguments, names, size, text, device, steps, result, say)
         say(curves.plot(rows, arguments.plot) if dist.get_rank() == 0 else "")
     else:
         rows = result["rows"] = []
@@ -104,25 +108,47 @@ def main() -> None:
         for row in speed.measure(names, size, text, device, measured, steps):
             rows.append(row)
             say(_speed_line(row), flush=True)
-    if arguments.json and dist.get_rank() == 0:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump(result, file, indent=1)
+    _write(result, arguments.json)
     dist.barrier()
     dist.destroy_process_group()
 
 
+def _write(result: dict[str, Any], path: str | None) -> None:
+    if path and dist.get_rank() == 0:
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(result, file, indent=1)
+
+
 def _train(  # type: ignore[no-untyped-def]
-    arguments, names, size, text, device, steps, say
+    arguments, names, size, text, device, steps, result, say
 ) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for row in curves.train(names, size, text, device, steps, arguments.seeds):
-        rows.append(row)
-        if len(rows) == 1:
+    runs = curves.Runs(["ddp", *(name for name in names if name != "ddp")], arguments.seeds)
+    if arguments.resume:
+        with open(arguments.resume, encoding="utf-8") as file:
+            earlier = json.load(file)
+        for key in ("ranks", "size", "steps", "text_bytes"):
+            if earlier[key] != result[key]:
+                raise SystemExit(f"--resume: {key} was {earlier[key]}, and is {result[key]}")
+        runs.take(earlier["curves"])
+
+    def after_run(method: str, run: dict[str, Any]) -> None:
+        say(f"{method}, seed {run['seed']}: {run['loss'][-1]:.4f} in {run['seconds'][-1]:.0f} s")
+        if method == "ddp" and len(runs.done["ddp"]) == arguments.seeds:
+            row = runs.rows()[0]
             say(
                 f"uncompressed: loss {row['final_loss']:.4f} after {steps} steps, spread of "
                 f"{arguments.seeds} seeds {100 * row['spread']:.2f} %",
                 flush=True,
             )
+        result["curves"] = runs.rows()
+        _write(result, arguments.json)  # so that a job that is cut off has what it has done
+
+    if not curves.train(runs, size, text, device, steps, arguments.budget, after_run):
+        left = ", ".join(f"{method} {seed}" for method, seed in runs.missing())
+        say(f"the budget is used up; left (--resume goes on with them): {left}")
+    rows = result["curves"] = runs.rows()
+    if not rows:
+        return rows
     target = curves.compare(rows, arguments.target)
     say(
         f"{'method':<24} {'loss':>8} {'gap':>8} {'spread':>8} {'sent MB':>9} {'s to ':>5}"

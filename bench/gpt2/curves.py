@@ -2,11 +2,13 @@
 
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from gpt2.link import slowest
 from gpt2.methods import NotHere, attach_to_train, wrap
 from gpt2.model import GPT2, Size
 from gpt2.speed import autocast
@@ -17,28 +19,83 @@ _EVALUATIONS = 20
 _VALIDATION_BATCHES = 8
 
 
-def train(
-    methods: Iterable[str], size: Size, text: Text, device: torch.device, steps: int, seeds: int
-) -> Iterable[dict[str, Any]]:
-    """Collective. A row for each method, the uncompressed first: curves of all seeds.
+@dataclass
+class Runs:
+    """Curves by method and seed; the uncompressed first."""
 
-    All have the same hyper-parameters and, by seed, the same data and start. Seconds count from the
-    first step on, warm-up included, evaluation not.
+    methods: list[str]
+    seeds: int
+    done: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
+    not_here: dict[str, str] = field(default_factory=dict)
+
+    def missing(self) -> list[tuple[str, int]]:
+        """In the order in which to run them: all of the uncompressed, then seed by seed."""
+        plain, others = self.methods[:1], self.methods[1:]
+        order = [(m, s) for m in plain for s in range(self.seeds)]
+        order += [(m, s) for s in range(self.seeds) for m in others]
+        return [
+            (method, seed)
+            for method, seed in order
+            if method not in self.not_here and seed not in self.done.get(method, {})
+        ]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each method that has run."""
+        rows: list[dict[str, Any]] = []
+        for method in self.methods:
+            if method in self.not_here:
+                rows.append({"method": method, "not_here": self.not_here[method]})
+            elif runs := [run for _, run in sorted(self.done.get(method, {}).items())]:
+                finals = [run["loss"][-1] for run in runs]
+                mean = statistics.mean(finals)
+                rows.append(
+                    {
+                        "method": method,
+                        "runs": runs,
+                        "final_loss": mean,
+                        "spread": (max(finals) - min(finals)) / mean,
+                    }
+                )
+        return rows
+
+    def take(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Those of an earlier report."""
+        for row in rows:
+            if row["method"] in self.methods:
+                for run in row.get("runs", []):
+                    self.done.setdefault(row["method"], {})[run["seed"]] = run
+
+
+def train(
+    runs: Runs,
+    size: Size,
+    text: Text,
+    device: torch.device,
+    steps: int,
+    budget: float,
+    after_run: Callable[[str, dict[str, Any]], None],
+) -> bool:
+    """Collective. Does what is missing of ``runs``, as far as ``budget`` seconds reach.
+
+    All have the same hyper-parameters and, by seed, the same data and start. Seconds of a curve
+    count from its first step on, warm-up included, evaluation not. Returns whether all are done.
     """
-    methods = ["ddp", *(method for method in methods if method != "ddp")]
-    for method in methods:
-        try:
-            runs = [_run(method, seed, size, text, device, steps) for seed in range(seeds)]
-        except NotHere as reason:
-            yield {"method": method, "not_here": str(reason)}
+    begin, longest = time.perf_counter(), 0.0
+    for method, seed in runs.missing():
+        if method in runs.not_here:
             continue
-        finals = [run["loss"][-1] for run in runs]
-        yield {
-            "method": method,
-            "runs": runs,
-            "final_loss": statistics.mean(finals),
-            "spread": (max(finals) - min(finals)) / statistics.mean(finals),
-        }
+        started = time.perf_counter()
+        if slowest(started + longest - begin, device) > budget:
+            return False
+        try:
+            run = _run(method, seed, size, text, device, steps)
+        except NotHere as reason:
+            runs.not_here[method] = str(reason)
+            continue
+        runs.done.setdefault(method, {})[seed] = run
+        longest = max(longest, time.perf_counter() - started)
+        after_run(method, run)
+    return True
 
 
 def compare(rows: list[dict[str, Any]], target: float | None) -> float:
@@ -109,8 +166,7 @@ def _run(
     every = max(1, steps // _EVALUATIONS)
     begin = _now(device)
     for number in range(1, steps + 1):
-        batch = text.batch("train", generator, size.batch, size.context)
-        tokens, targets = (part.to(device, non_blocking=True) for part in batch)
+        tokens, targets = text.batch("train", generator, size.batch, size.context)
         optimizer.zero_grad()
         with autocast(device):
             loss = ddp(tokens, targets)
@@ -134,12 +190,12 @@ def _validation_loss(
 ) -> float:
     """Of the same batches each time; every rank finds the same number."""
     generator = torch.Generator().manual_seed(7)
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=device)
     for _ in range(_VALIDATION_BATCHES):
         batch = text.batch("valid", generator, size.batch, size.context)
         with autocast(device):
-            total += ddp.module(*(part.to(device) for part in batch)).item()
-    return total / _VALIDATION_BATCHES
+            total = total + ddp.module(*batch).detach().double()
+    return float(total) / _VALIDATION_BATCHES
 
 
 def _now(device: torch.device) -> float:

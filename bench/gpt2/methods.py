@@ -17,12 +17,24 @@ ALL = [
     "powersgd:1",
     "powersgd:4",
     "thinwire:none",
+    "thinwire:auto",
     "thinwire:bf16",
     "thinwire:int8",
     "thinwire:int4",
     "thinwire:sign",
     "thinwire:topk:0.01",
+    "thinwire:topk:0.001",
 ]
+TRAINED = [
+    "ddp",
+    "thinwire:int8",
+    "thinwire:int4",
+    "thinwire:sign",
+    "thinwire:topk:0.01",
+    "thinwire:sign@adam",
+    "thinwire:topk:0.01@adam",
+]
+"""By default with --train: those with a bar for the loss, and sign and top-k without their rule."""
 WARM_UP = 0.15
 """The part of training after which sign and top-k take over from int4 (--train)."""
 

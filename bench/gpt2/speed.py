@@ -34,10 +34,7 @@ def measure(
     torch.manual_seed(0)
     origin = GPT2(size)
     generator = torch.Generator().manual_seed(dist.get_rank())
-    batches = [
-        tuple(part.to(device) for part in text.batch("train", generator, size.batch, size.context))
-        for _ in range(4)
-    ]
+    batches = [text.batch("train", generator, size.batch, size.context) for _ in range(4)]
     for method in methods:
         ddp = wrap(copy.deepcopy(origin).to(device), method)
         yield _row(method, ddp, batches, size, link, steps)

@@ -13,7 +13,7 @@ _LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__
 class Text:
     """Bytes for tokens. The last twentieth of the files (in an order without meaning) validates."""
 
-    def __init__(self, megabytes: float) -> None:
+    def __init__(self, megabytes: float, device: torch.device | str = "cpu") -> None:
         root = Path(sysconfig.get_paths()["stdlib"])
         files = [
             path
@@ -27,7 +27,7 @@ class Text:
             if len(read) >= most:
                 break
             read += path.read_bytes()
-        everything = torch.frombuffer(read[:most], dtype=torch.uint8)
+        everything = torch.frombuffer(read[:most], dtype=torch.uint8).to(device)
         cut = len(everything) * 19 // 20
         self._parts = {"train": everything[:cut], "valid": everything[cut:]}
         self.bytes = len(everything)
@@ -35,8 +35,9 @@ class Text:
     def batch(
         self, part: str, generator: torch.Generator, sequences: int, length: int
     ) -> tuple[Tensor, Tensor]:
-        """(tokens, targets), int64, (sequences, length) each, from random places."""
+        """(tokens, targets), int64, (sequences, length) each, from random places; on the device."""
         data = self._parts[part]
         starts = torch.randint(len(data) - length - 1, (sequences, 1), generator=generator)
-        window = data[starts + torch.arange(length + 1)].long()
+        places = starts.to(data.device, non_blocking=True)
+        window = data[places + torch.arange(length + 1, device=data.device)].long()
         return window[:, :-1].contiguous(), window[:, 1:].contiguous()

@@ -1,5 +1,6 @@
 """bench/ddp_gpt2.py on two CPU ranks, and its parts."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -81,7 +82,7 @@ def test_training_starts_alike_learns_and_counts_time(tmp_path):
     # int4 for 6 of the 40 steps: more than sign alone, much less than fp32.
     sent = [row["runs"][0]["sent_bytes"] for row in rows.values()]
     assert sent[0] / 30 < sent[1] < sent[0] / 10
-    assert output.index("uncompressed: loss") < output.index("thinwire:sign")
+    assert output.index("uncompressed: loss") < output.index("thinwire:sign, seed")
     assert "plot: " in output or "no plot: matplotlib" in output
 
 
@@ -127,3 +128,54 @@ def test_powersgds_bytes_by_hand(part):
     assert elements(torch.nn.Parameter(torch.zeros(100, 50)), 4) == 150 * 4
     assert elements(torch.nn.Parameter(torch.zeros(6, 6)), 2) == 36
     assert elements(torch.nn.Parameter(torch.zeros(70)), 1) == 70
+
+
+def test_an_earlier_report_is_gone_on_with(tmp_path, part):
+    model = part("model")
+    size = model.SIZES["tiny"]
+    elements = sum(p.numel() for p in model.GPT2(size).parameters())
+    old = {"seed": 0, "step": [4], "seconds": [1.0], "loss": [5.0], "sent_bytes": 1}
+    report = {
+        "ranks": 2,
+        "size": {"name": "tiny", "parameters": elements, **dataclasses.asdict(size)},
+        "steps": 4,
+        "text_bytes": 1_000_000,
+        "curves": [{"method": "ddp", "runs": [old]}],
+    }
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(json.dumps(report))
+    arguments = ("--train", "--steps", "4", "--seeds", "1", "--methods", "bf16")
+    later, output = run(tmp_path, *arguments, "--resume", earlier)
+    assert [row["method"] for row in later["curves"]] == ["ddp", "bf16"]
+    assert later["curves"][0]["runs"] == [old]
+    assert "bf16, seed 0" in output
+    assert "ddp, seed" not in output
+
+
+def test_training_ends_with_its_budget(part, monkeypatch):
+    curves = part("curves")
+    monkeypatch.setattr(curves, "slowest", lambda value, device: value)
+    monkeypatch.setattr(curves, "_run", lambda method, seed, *_: {"seed": seed})
+    runs = curves.Runs(["ddp", "a"], 2)
+    seen = []
+
+    def after_run(method, run):
+        seen.append((method, run["seed"]))
+        if len(seen) == 3:
+            monkeypatch.setattr(curves, "slowest", lambda value, device: 99.0)
+
+    assert not curves.train(runs, None, None, None, 1, 10.0, after_run)
+    assert seen == [("ddp", 0), ("ddp", 1), ("a", 0)]
+    assert runs.missing() == [("a", 1)]
+    assert curves.train(runs, None, None, None, 1, 100.0, lambda *_: None)
+
+
+def test_runs_come_seed_by_seed_after_the_uncompressed(part):
+    runs = part("curves").Runs(["ddp", "a", "b"], 2)
+    assert runs.missing() == [
+        *(("ddp", 0), ("ddp", 1), ("a", 0), ("b", 0), ("a", 1), ("b", 1)),
+    ]
+    runs.take([{"method": "a", "runs": [{"seed": 0, "loss": [2.0, 1.0]}]}, {"method": "old"}])
+    runs.not_here["b"] = "no"
+    assert runs.missing() == [("ddp", 0), ("ddp", 1), ("a", 1)]
+    assert [row["method"] for row in runs.rows()] == ["a", "b"]
