@@ -183,6 +183,7 @@ class ReplicaHandle(Handle):
             buffer.record_stream(torch.cuda.current_stream(buffer.device))
         if not self._in_backward or group.fqn in self._submitted:
             self._end_step()
+            self._probe.begin(self._worker_residuals)
         self._in_backward = True
         private.after_backward(self._finish_backward)
         # As on a 2-D mesh: who sets a divisor divides the sum over all ranks by it.
@@ -193,6 +194,7 @@ class ReplicaHandle(Handle):
             dist.all_reduce(buffer, op=op, group=self._group)
             return
         self._submitted.add(group.fqn)
+        self._probe.add(named, buffer)
         future = self._reducer.submit(named, buffer, self._rules)
         self._reducer.finish_backward()  # the hook is over when it returns: nothing is held back
         future.wait()

@@ -148,7 +148,7 @@ class Handle:
             "skipped_steps": 0 if self._reducer is None else self._reducer.skipped_steps,
             "codec": self.codec,
             **totals,
-            **self._probe.of(self._parameters),
+            **self._probe.of(self._sizes()),
             "state_bytes": sum(bucket.state_bytes for bucket in buckets),
             "buckets": [
                 {

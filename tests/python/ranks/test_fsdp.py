@@ -1,5 +1,7 @@
 """replicate(): fully_shard inside a node, thinwire across; held to fully_shard on the 2-D mesh."""
 
+import json
+
 import pytest
 import thinwire
 import thinwire.torch
@@ -225,6 +227,21 @@ def test_plain_set_codec_and_what_the_handle_tells():
     assert sent[max(sent)] < 0.5
     assert metrics["state_bytes"] > 0
     assert f"{REPLICAS} ranks, codec int8" in handle.explain()
+
+
+def test_the_handle_measures_residuals_and_traces_as_ddps_does(tmp_path):
+    model, handle = replicated("int4")
+    train(model, range(2))
+    handle.sample_residuals()
+    with handle.trace(tmp_path / f"rank{RANK}.json"):
+        train(model, range(2, 4))
+    metrics = handle.metrics()
+    if REPLICAS > 1:
+        assert 0 < metrics["contraction"] < 0.1
+        assert 0 < metrics["residual_ratio"] < 1
+    events = json.loads((tmp_path / f"rank{RANK}.json").read_text())["traceEvents"]
+    begun = [event for event in events if event["ph"] == "b" and event["cat"] == "bucket"]
+    assert len(begun) == 2 * len(metrics["buckets"])
 
 
 def test_discard_step_leaves_no_trace():
