@@ -162,8 +162,9 @@ def _train(  # type: ignore[no-untyped-def]
 def _speed_line(row: dict[str, Any]) -> str:
     if "not_here" in row:
         return f"{row['method']:<18} not here: {row['not_here']}"
+    method = row["method"].replace("auto", f"auto={row['codec']}")
     return (
-        f"{row['method']:<18} {row['step_ms']:>9.2f} {row['compute_ms']:>9.2f} "
+        f"{method:<18} {row['step_ms']:>9.2f} {row['compute_ms']:>9.2f} "
         f"{100 * row['exposed']:>7.1f}% {row['sent_bytes'] / 1e6:>9.3f} {row['ratio']:>7.1f} "
         f"{row['predicted_ms']:>9.2f} {row['tokens_per_second']:>10.0f}"
     )

@@ -50,6 +50,8 @@ class Attached:
     sent_bytes: Callable[[int], int]
     """What this rank has sent to others, given the steps that were taken."""
     close: Callable[[], None] = lambda: None
+    codec: str = ""
+    """What thinwire uses; says what auto has picked."""
 
 
 def wrap(model: nn.Module, method: str) -> DistributedDataParallel:
@@ -149,5 +151,7 @@ def _attach_thinwire(ddp: DistributedDataParallel, codec: str, **options: Any) -
     handle = _library().compress(ddp, codec, **options)
     if handle.codec == "none":  # DDP's own collective, which the handle does not count
         plain = _counted(ring_bytes(ddp))
-        return Attached(plain.sent_bytes, handle.close)
-    return Attached(lambda _: int(handle.metrics().get("wire_bytes", 0)), handle.close)
+        return Attached(plain.sent_bytes, handle.close, "none")
+    return Attached(
+        lambda _: int(handle.metrics().get("wire_bytes", 0)), handle.close, handle.codec
+    )

@@ -72,6 +72,7 @@ def _row(
     attached.close()
     return {
         "method": method,
+        "codec": attached.codec,
         "step_ms": step_ms,
         "compute_ms": compute_ms,
         "exposed": max(0.0, 1 - compute_ms / step_ms),

@@ -52,6 +52,7 @@ def test_every_method_has_a_row_and_the_bytes_that_it_should(tmp_path, part):
     assert rows["thinwire:sign"]["ratio"] > 20
     for method, row in rows.items():
         assert method in output
+        assert ("codec" in row) and bool(row["codec"]) == method.startswith("thinwire")
         assert 0 < row["compute_ms"] <= row["predicted_ms"]
         assert row["tokens_per_second"] == pytest.approx(2 * 4 * 64 * 1e3 / row["step_ms"])
 
