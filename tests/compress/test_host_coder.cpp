@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "host_parity.hpp"
+#include "simd/kernels.hpp"
 
 namespace thinwire::compress {
 namespace {
@@ -92,13 +93,19 @@ TEST_P(HostParity, UnevenBoundaries_SameBytesAsReference) {
   expect_parity(plan, awkward_steps(2, 3, plan.elements()));
 }
 
-// Large enough for streamed stores and for several work items a thread.
+// Large enough for streamed stores, where they pay, and for several work items a thread.
 TEST_P(HostParity, MillionElements_SameBytesAsReference) {
   PlanSettings settings = with_ranks(2);
   settings.commit = Commit::double_buffered;
   const Plan plan{{parse_codec(GetParam())}, contiguous_spans({1'000'001}), settings};
   if (plan.plain()) return;
-  expect_parity(plan, awkward_steps(2, 2, plan.elements()));
+  const bool pays = simd::streaming_pays();
+  for (const bool streamed : {false, true}) {
+    SCOPED_TRACE(fmt::format("streamed={}", streamed));
+    simd::force_streaming(streamed);
+    expect_parity(plan, awkward_steps(2, 2, plan.elements()));
+  }
+  simd::force_streaming(pays);
 }
 
 INSTANTIATE_TEST_SUITE_P(Codecs, HostParity,

@@ -19,12 +19,13 @@ constexpr std::size_t stream_bytes = std::size_t{1} << 20;
 
 float scale_or_one(const float* scale) { return scale != nullptr ? *scale : 1.0f; }
 
-bool is_streamed(const TensorView& out) { return out.bytes() >= stream_bytes; }
+bool is_streamed(std::size_t bytes) { return bytes >= stream_bytes && simd::streaming_pays(); }
+bool is_streamed(const TensorView& out) { return is_streamed(out.bytes()); }
 
 /// The residuals of one side of error feedback.
 TopkResidual residual_memory(const float* committed, float* next, std::int64_t elements) {
-  const bool large = static_cast<std::size_t>(elements) * sizeof(float) >= stream_bytes;
-  return {committed, next, large && committed != next};
+  const bool streamed = is_streamed(static_cast<std::size_t>(elements) * sizeof(float));
+  return {committed, next, streamed && committed != next};
 }
 
 void set_residual(simd::EncodeStretch& job, const TopkResidual& memory, std::int64_t at) {

@@ -16,6 +16,7 @@ namespace {
 constexpr std::size_t cast_block = 1024;
 
 struct NoneBlock {
+  using QuickSum = NoQuickSum;
   static constexpr std::size_t block = cast_block;
   static constexpr std::size_t scale_bytes = 0;
   static constexpr std::size_t value_bytes(std::size_t elements) { return 4 * elements; }
@@ -31,7 +32,7 @@ struct NoneBlock {
                                 std::size_t, std::byte*, std::byte* values) {
     BlockBuffer<block> buffer;
     Largest<false> largest;
-    load_block<false, block>(source, inv_scale, residual, buffer.x, largest);
+    load_block<Memory::none, block>(source, inv_scale, nullptr, nullptr, buffer.x, largest);
     if (largest.total() >= overflow_bits(Codec::none)) [[unlikely]]
       return false;
     for (std::size_t g = 0; g * group < block; ++g) {
@@ -53,6 +54,7 @@ struct NoneBlock {
 ///   Scale(largest bits), with value(x) and its inverse; written by store(to).
 template <typename Format>
 struct HalfBlock {
+  using QuickSum = NoQuickSum;
   static constexpr std::size_t block = cast_block;
   static constexpr std::size_t scale_bytes = Format::scale_bytes;
   static constexpr std::size_t value_bytes(std::size_t elements) { return 2 * elements; }
@@ -69,7 +71,7 @@ struct HalfBlock {
     BlockBuffer<block> buffer;
     Largest<true> largest;
     const std::uint32_t live =
-        load_block<feedback, block>(source, inv_scale, residual, buffer.x, largest);
+        load_block<kMemory, block>(source, inv_scale, residual, residual_next, buffer.x, largest);
     const std::uint32_t bits = largest.total();
     if (bits >= overflow_bits(Format::codec)) [[unlikely]]
       return false;
@@ -77,7 +79,7 @@ struct HalfBlock {
     format.store(scale);
     for (std::size_t g = 0; g * group < block; ++g) {
       const std::size_t first = g * group;
-      beside_store<HalfBlock, feedback>(source, residual, g);
+      beside_store<HalfBlock, kMemory>(source, residual, g);
       auto* to = reinterpret_cast<std::uint16_t*>(values) + first;
       if ((live >> g & 1) == 0) [[unlikely]] {
         std::memset(to, 0, group * sizeof *to);

@@ -23,6 +23,7 @@ HWY_INLINE void decode_blocks(Source& source, std::size_t blocks, float scale, T
   for (std::size_t b = 0; b < blocks; ++b, source.next()) {
     if constexpr (kStreamed) prepare_stream<BlockCodec::block>(out);
     for (std::size_t g = 0; g * group < BlockCodec::block; ++g) {
+      if constexpr (!kStreamed) prefetch_group(out, prefetch_beside_loads);
       FloatVec values[group_vectors];
       source.load(g, values);
       for (std::size_t v = 0; v < group_vectors; ++v, out += lanes) {
@@ -74,11 +75,7 @@ void decode_stretch(const DecodeStretch& stretch) {
     using T = typename decltype(tag)::type;
     T* out = static_cast<T*>(stretch.out);
     if (stretch.mean) {
-      decode_from<BlockCodec>(
-          stretch,
-          MeanOfPayloads<BlockCodec>{
-              stretch.payloads, static_cast<std::size_t>(stretch.elements) / BlockCodec::block},
-          out);
+      decode_from<BlockCodec>(stretch, MeanOfPayloads<BlockCodec>{stretch.payloads}, out);
     } else {
       decode_from<BlockCodec>(
           stretch, OnePayload<BlockCodec>{stretch.payloads.scales, stretch.payloads.values}, out);

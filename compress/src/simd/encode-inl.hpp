@@ -17,10 +17,10 @@ HWY_BEFORE_NAMESPACE();
 namespace thinwire::compress::simd::HWY_NAMESPACE {
 
 /// What an encoder calls for each group that it stores, in order.
-template <typename BlockCodec, bool kFeedback, typename Source>
+template <typename BlockCodec, Memory kMemory, typename Source>
 HWY_INLINE void beside_store(Source& source, const float* residual, std::size_t g) {
   source.beside_store(g);
-  if constexpr (kFeedback && BlockCodec::block >= long_block) {
+  if constexpr (kMemory != Memory::none && BlockCodec::block >= long_block) {
     prefetch_group(residual + g * group, prefetch_beside_stores);
   }
 }
@@ -50,18 +50,27 @@ HWY_INLINE std::uint32_t load_group(Source& source, std::size_t g, FloatVec inv,
 }
 
 /// The same for a whole block. Returns a bit a group.
-template <bool kFeedback, std::size_t kElements, typename Source, typename Statistic>
+template <Memory kMemory, std::size_t kElements, typename Source, typename Statistic>
 HWY_INLINE std::uint32_t load_block(Source& source, float inv_scale, const float* residual,
-                                    float* HWY_RESTRICT x, Statistic& statistic) {
+                                    const float* residual_next, float* HWY_RESTRICT x,
+                                    Statistic& statistic) {
+  constexpr bool feedback = kMemory != Memory::none;
   const FloatVec inv = hn::Set(Floats{}, inv_scale);
+  // Plain stores to another array than was read want its lines too.
+  const bool fetch_next = kMemory == Memory::cached && residual_next != residual;
   std::uint32_t live = 0;
-  for (std::size_t g = 0; g < kElements / group; g += 2) {
-    if constexpr (kFeedback && kElements < long_block) {
+  const auto load = [&](std::size_t g, auto half) HWY_ATTR {
+    if constexpr (feedback && kElements < long_block) {
       prefetch_group(residual + g * group, prefetch_beside_loads);
-      prefetch_group(residual + (g + 1) * group, prefetch_beside_loads);
     }
-    live |= load_group<kFeedback, 0>(source, g, inv, residual, x, statistic);
-    live |= load_group<kFeedback, 1>(source, g + 1, inv, residual, x, statistic);
+    if (fetch_next) {
+      prefetch_group(residual_next + g * group, kElements < long_block ? prefetch_beside_loads : 0);
+    }
+    live |= load_group<feedback, decltype(half)::value>(source, g, inv, residual, x, statistic);
+  };
+  for (std::size_t g = 0; g < kElements / group; g += 2) {
+    load(g, std::integral_constant<std::size_t, 0>{});
+    load(g + 1, std::integral_constant<std::size_t, 1>{});
   }
   return live;
 }
@@ -161,10 +170,7 @@ HWY_INLINE std::uint32_t encode_from(const EncodeStretch& stretch, Source source
 template <typename BlockCodec>
 std::uint32_t encode_stretch(const EncodeStretch& stretch) {
   if (stretch.source == nullptr) {
-    return encode_from<BlockCodec>(
-        stretch,
-        MeanOfPayloads<BlockCodec>{stretch.payloads,
-                                   static_cast<std::size_t>(stretch.elements) / BlockCodec::block});
+    return encode_from<BlockCodec>(stretch, MeanOfPayloads<BlockCodec>{stretch.payloads});
   }
   return visit_dtype(stretch.dtype, [&](auto tag) HWY_ATTR {
     using T = typename decltype(tag)::type;

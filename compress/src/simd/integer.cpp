@@ -69,6 +69,7 @@ struct Int4 {
 
 template <typename Format>
 struct IntegerBlock {
+  using QuickSum = NoQuickSum;
   static constexpr std::size_t block = static_cast<std::size_t>(block_elements(Format::codec));
   static constexpr std::size_t scale_bytes = 4;
   static constexpr std::size_t value_bytes(std::size_t elements) {
@@ -88,7 +89,7 @@ struct IntegerBlock {
     BlockBuffer<block> buffer;
     Largest<false> largest;
     const std::uint32_t live =
-        load_block<feedback, block>(source, inv_scale, residual, buffer.x, largest);
+        load_block<kMemory, block>(source, inv_scale, residual, residual_next, buffer.x, largest);
     const std::uint32_t bits = largest.total();
     if (live != 0 && bits >= overflow_bits(Format::codec)) [[unlikely]]
       return false;
@@ -111,7 +112,9 @@ struct IntegerBlock {
     const FloatVec low = hn::Set(d, shift - Format::most);
     const FloatVec high = hn::Set(d, shift + Format::most);
     for (std::size_t i = 0; i < block; i += lanes) {
-      if (i % group == 0) beside_store<IntegerBlock, feedback>(source, residual, i / group);
+      if (i % group == 0) {
+        beside_store<IntegerBlock, kMemory>(source, residual, i / group);
+      }
       const FloatVec x = hn::Load(d, buffer.x + i);
       const FloatVec shifted = hn::Min(hn::Max(hn::Add(hn::Mul(x, per_step), shifter), low), high);
       Format::pack(bits_of(shifted), values, i);

@@ -105,6 +105,13 @@ void scale_in_place(float* values, std::int64_t elements, float scale);
 void write_scaled(const float* values, std::int64_t elements, float scale, DType dtype, void* out,
                   bool streamed);
 
+/// Whether an array that is only written reaches the memory sooner past the caches than by plain
+/// stores to lines that are fetched ahead. The bits are the same.
+bool streaming_pays();
+
+/// For tests: what streaming_pays() says from now on. Not thread-safe.
+void force_streaming(bool pays);
+
 /// Orders streamed stores before what the calling thread publishes next.
 void stream_fence();
 

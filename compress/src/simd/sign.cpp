@@ -110,42 +110,70 @@ HWY_INLINE void load_signs(WordVec s, const std::byte* bits, FloatVec* to) {
 }
 
 #if HWY_TARGET <= HWY_AVX3
-/// The means of some groups, all of them live, of kCount <= 4 payloads. There are but 16 different
-/// ones, which stand in one register; an element's bits choose.
-template <std::uint32_t kCount>
-HWY_NOINLINE void average_by_table(const Payloads& payloads, std::size_t first, std::size_t groups,
-                                   float share, float* to) {
-  const Words dw;
-  FloatVec means = hn::Zero(Floats{});
-  for (std::uint32_t i = 0; i < kCount; ++i) {
-    std::uint32_t word;
-    std::memcpy(&word, payloads.scales + i * payloads.stride, sizeof word);
-    // Bit i of the number of a lane says whether payload i is negative there.
-    const WordVec sign =
-        hn::And(hn::Shl(hn::Iota(dw, 0), hn::Set(dw, 31 - i)), hn::Set(dw, 0x80000000u));
-    const WordVec scale = hn::Set(dw, word & 0xFFFF0000u);
-    means = hn::Add(means, hn::BitCast(Floats{}, hn::Xor(scale, sign)));
-  }
-  means = hn::Mul(means, hn::Set(Floats{}, share));
-  const std::byte* bits = payloads.values + first * 8;
-  for (std::size_t v = 0; v < groups * group_vectors; ++v, bits += 2, to += lanes) {
-    WordVec chosen = hn::Zero(dw);
-    for (std::uint32_t i = 0; i < kCount; ++i) {
-      // The upper half of this word is the 16 bits of the vector. What stands before them is a
-      // payload's too: its header at least.
+/// Up to four payloads of a block have but 16 different sums, which stand in one register; an
+/// element's signs choose.
+class SignSum {
+ public:
+  static constexpr int most = 4;
+
+  HWY_INLINE bool start(const Payloads& payloads) {
+    const Words dw;
+    std::uint32_t live = payloads.count > 1 ? 0xFFFFu : 0u;
+    FloatVec sums = hn::Zero(Floats{});
+    for (int i = 0; i < most; ++i) {
+      // What is missing adds +-0 to a sum that is never -0.
+      const bool present = i < payloads.count;
+      const std::size_t at = present ? static_cast<std::size_t>(i) * payloads.stride : 0;
+      bits_[i] = payloads.values + at;
       std::uint32_t word;
-      std::memcpy(&word, bits + i * payloads.stride - 2, sizeof word);
-      const WordVec bit_i = hn::Shr(hn::Set(dw, word), hn::Iota(dw, 16 - i));
-      chosen = hn::Or(chosen, hn::And(bit_i, hn::Set(dw, 1u << i)));
+      std::memcpy(&word, payloads.scales + at, sizeof word);
+      live &= word;
+      // Bit i of the number of a lane says whether payload i is negative there.
+      const WordVec sign =
+          hn::And(hn::Shl(hn::Iota(dw, 0), hn::Set(dw, 31u - static_cast<std::uint32_t>(i))),
+                  hn::Set(dw, 0x80000000u));
+      const WordVec scale = hn::Set(dw, present ? word & 0xFFFF0000u : 0u);
+      sums = hn::Add(sums, hn::BitCast(Floats{}, hn::Xor(scale, sign)));
     }
-    const auto indices = hn::IndicesFromVec(Floats{}, chosen);
-    hn::Store(hn::TableLookupLanes(means, indices), Floats{}, to);
+    hn::Store(sums, Floats{}, sums_);
+    return live == 0xFFFFu;
   }
-}
+
+  HWY_INLINE void load(std::size_t g, FloatVec* to) const {
+    const __m512 sums = _mm512_load_ps(sums_);
+    for (std::size_t half = 0; half < 2; ++half) {
+      // Lane l wants bits l and l + 16 of payload i at i and i + 16, and heeds four bits of each.
+      __m512i chosen = turned(0, g, half);
+      for (int i = 1; i < most; ++i) {
+        const __m512i taken = _mm512_set1_epi32(0x00010001 << i);
+        constexpr int select = 0xCA;  // taken ? turned : chosen
+        chosen = _mm512_ternarylogic_epi32(taken, turned(i, g, half), chosen, select);
+      }
+      to[2 * half] = FloatVec{_mm512_permutexvar_ps(chosen, sums)};
+      to[2 * half + 1] = FloatVec{_mm512_permutexvar_ps(_mm512_srli_epi32(chosen, 16), sums)};
+    }
+  }
+
+ private:
+  /// 32 of payload i's bits of group g, turned right by l - i in lane l.
+  HWY_INLINE __m512i turned(int i, std::size_t g, std::size_t half) const {
+    std::int32_t word;
+    std::memcpy(&word, bits_[i] + 8 * g + 4 * half, sizeof word);
+    const WordVec count = hn::Iota(Words{}, static_cast<std::uint32_t>(32 - i));
+    return _mm512_rorv_epi32(_mm512_set1_epi32(word), count.raw);
+  }
+
+  alignas(64) float sums_[lanes];
+  const std::byte* bits_[most];
+};
+#else
+using SignSum = NoQuickSum;
 #endif
 
 template <SignScale kScale>
 struct SignBlock {
+  using QuickSum = SignSum;
+
   static constexpr std::size_t block = static_cast<std::size_t>(block_elements(Codec::sign));
   static constexpr std::size_t scale_bytes = 4;
   static constexpr std::size_t value_bytes(std::size_t elements) {
@@ -164,7 +192,7 @@ struct SignBlock {
     BlockBuffer<block> buffer;
     Sums<kScale> sums;
     const std::uint32_t mask =
-        load_block<feedback, block>(source, inv_scale, residual, buffer.x, sums);
+        load_block<kMemory, block>(source, inv_scale, residual, residual_next, buffer.x, sums);
 
     float s = 0;
     if (mask != 0) {
@@ -182,7 +210,7 @@ struct SignBlock {
     const FloatVec level = hn::Set(d, s);
     for (std::size_t g = 0; g * group < block; ++g) {
       const std::size_t first = g * group;
-      beside_store<SignBlock, feedback>(source, residual, g);
+      beside_store<SignBlock, kMemory>(source, residual, g);
       FloatVec x[group_vectors];
       for (std::size_t v = 0; v < group_vectors; ++v) {
         x[v] = hn::Load(d, buffer.x + first + v * lanes);
@@ -212,35 +240,6 @@ struct SignBlock {
       for (std::size_t v = 0; v < group_vectors; ++v) to[v] = hn::Zero(Floats{});
     }
   }
-
-#if HWY_TARGET <= HWY_AVX3
-  static HWY_INLINE bool average(const Payloads& payloads, std::size_t first, std::size_t groups,
-                                 float share, float* to) {
-    if (payloads.count > 4) return false;
-    const std::uint32_t all = ((1u << groups) - 1u) << first;
-    std::uint32_t live = all;
-    for (int i = 0; i < payloads.count; ++i) {
-      std::uint32_t word;
-      std::memcpy(&word, payloads.scales + static_cast<std::size_t>(i) * payloads.stride,
-                  sizeof word);
-      live &= word;
-    }
-    if (live != all) return false;
-    switch (payloads.count) {
-      case 2:
-        average_by_table<2>(payloads, first, groups, share, to);
-        return true;
-      case 3:
-        average_by_table<3>(payloads, first, groups, share, to);
-        return true;
-      case 4:
-        average_by_table<4>(payloads, first, groups, share, to);
-        return true;
-      default:
-        return false;
-    }
-  }
-#endif
 
   /// Elements that exist in live groups.
   static std::size_t live_elements(std::uint32_t mask, std::size_t count) {

@@ -88,94 +88,66 @@ class OnePayload {
   const std::byte* values_;
 };
 
-/// The mean of N payloads: the sum from +0 in their order, times fl(1 / N). Streamed stores of a
-/// block leave the arithmetic units idle, so the next block is averaged beside them. A BlockCodec
-/// may have a quicker way: average(payloads, g, groups, share, to) writes some groups of the first
-/// block, or returns false.
+/// A codec's QuickSum adds the first `most` payloads at once, or all if they are fewer: start()
+/// goes to a block of theirs and says whether it serves there, load(g, to) sums group g. This one
+/// never serves.
+struct NoQuickSum {
+  static constexpr int most = 0;
+  bool start(const Payloads&) { return false; }
+  HWY_INLINE void load(std::size_t, FloatVec*) const {}
+};
+
+/// The mean of N payloads: the sum from +0 in their order, times fl(1 / N).
 template <typename BlockCodec>
 class MeanOfPayloads {
  public:
   using Element = float;
 
-  /// Of `blocks` full blocks and perhaps a short one.
-  MeanOfPayloads(const Payloads& payloads, std::size_t blocks)
-      : payloads_{payloads}, blocks_{blocks}, share_{1.0f / static_cast<float>(payloads.count)} {}
-  MeanOfPayloads(const MeanOfPayloads&) = delete;  // it is large
-  MeanOfPayloads& operator=(const MeanOfPayloads&) = delete;
+  explicit MeanOfPayloads(const Payloads& payloads)
+      : payloads_{payloads}, share_{1.0f / static_cast<float>(payloads.count)} {}
 
   HWY_INLINE void next() {
-    payloads_ = next_block();
-    --blocks_;
-    averaged_ = averaged_ahead_;
-    averaged_ahead_ = 0;
+    payloads_.scales += BlockCodec::scale_bytes;
+    payloads_.values += BlockCodec::value_bytes(BlockCodec::block);
   }
   HWY_INLINE void load(std::size_t g, FloatVec* to) {
-    if (g >= averaged_) {
-      average(payloads_, g);
-      averaged_ = g + batch;
+    if (g == 0) has_quick_sum_ = quick_sum_.start(payloads_);
+    int added = 0;
+    if (has_quick_sum_) [[likely]] {
+      quick_sum_.load(g, to);
+      added = BlockCodec::QuickSum::most;
+    } else {
+      for (std::size_t v = 0; v < group_vectors; ++v) to[v] = hn::Zero(Floats{});
     }
-    for (std::size_t v = 0; v < group_vectors; ++v) {
-      to[v] = hn::Load(Floats{}, mean_ + g * group + v * lanes);
+    for (int i = added; i < payloads_.count; ++i) {
+      FloatVec values[group_vectors];
+      payload(i).load(g, values);
+      for (std::size_t v = 0; v < group_vectors; ++v) to[v] = hn::Add(to[v], values[v]);
     }
+    const FloatVec share = hn::Set(Floats{}, share_);
+    for (std::size_t v = 0; v < group_vectors; ++v) to[v] = hn::Mul(to[v], share);
   }
   void load_rest(std::size_t count, float* to) const {
     for (int i = 0; i < payloads_.count; ++i) {
       alignas(64) float values[BlockCodec::block];
-      payload(payloads_, i).load_rest(count, values);
+      payload(i).load_rest(count, values);
       for (std::size_t e = 0; e < count; ++e) to[e] += values[e];
     }
     for (std::size_t e = 0; e < count; ++e) to[e] *= share_;
   }
   HWY_INLINE void beside_load(std::size_t) const {}
-  HWY_INLINE void beside_store(std::size_t g) {
-    if (g % batch != 0 || blocks_ < 2) return;
-    average(next_block(), g);
-    averaged_ahead_ = g + batch;
-  }
+  HWY_INLINE void beside_store(std::size_t) const {}
 
  private:
-  static constexpr std::size_t groups = BlockCodec::block / group;
-  static constexpr std::size_t batch = groups < 4 ? groups : 4;
-
-  static HWY_INLINE OnePayload<BlockCodec> payload(const Payloads& payloads, int i) {
-    const std::size_t at = static_cast<std::size_t>(i) * payloads.stride;
-    return {payloads.scales + at, payloads.values + at};
-  }
-
-  HWY_INLINE Payloads next_block() const {
-    Payloads next = payloads_;
-    next.scales += BlockCodec::scale_bytes;
-    next.values += BlockCodec::value_bytes(BlockCodec::block);
-    return next;
-  }
-
-  /// Groups [first, first + batch) of the first block of `payloads`, to mean_.
-  HWY_INLINE void average(const Payloads& payloads, std::size_t first) {
-    float* to = mean_ + first * group;
-    if constexpr (requires { BlockCodec::average(payloads, first, batch, share_, to); }) {
-      if (BlockCodec::average(payloads, first, batch, share_, to)) return;
-    }
-    const FloatVec share = hn::Set(Floats{}, share_);
-    for (std::size_t g = first; g < first + batch; ++g, to += group) {
-      FloatVec sum[group_vectors];
-      for (FloatVec& lane : sum) lane = hn::Zero(Floats{});
-      for (int i = 0; i < payloads.count; ++i) {
-        FloatVec values[group_vectors];
-        payload(payloads, i).load(g, values);
-        for (std::size_t v = 0; v < group_vectors; ++v) sum[v] = hn::Add(sum[v], values[v]);
-      }
-      for (std::size_t v = 0; v < group_vectors; ++v) {
-        hn::Store(hn::Mul(sum[v], share), Floats{}, to + v * lanes);
-      }
-    }
+  HWY_INLINE OnePayload<BlockCodec> payload(int i) const {
+    const std::size_t at = static_cast<std::size_t>(i) * payloads_.stride;
+    return {payloads_.scales + at, payloads_.values + at};
   }
 
   Payloads payloads_;
-  std::size_t blocks_;
   float share_;
-  std::size_t averaged_ = 0;        // groups of this block that stand in mean_
-  std::size_t averaged_ahead_ = 0;  // and of the next
-  alignas(64) float mean_[BlockCodec::block];
+  typename BlockCodec::QuickSum quick_sum_;
+  bool has_quick_sum_ = false;
 };
 
 }  // namespace thinwire::compress::simd::HWY_NAMESPACE

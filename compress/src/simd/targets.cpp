@@ -62,6 +62,25 @@ void use_configured_target() {
   std::call_once(once, [] { choose(config().simd); });
 }
 
+namespace {
+
+bool& streaming() {
+#if HWY_ARCH_X86
+  // A core of Intel's keeps a streamed line in one of its few fill buffers until the memory has it;
+  // a line fetched ahead leaves them early, and comes back from the caches.
+  static bool pays = !__builtin_cpu_is("intel");
+#else
+  static bool pays = true;
+#endif
+  return pays;
+}
+
+}  // namespace
+
+bool streaming_pays() { return streaming(); }
+
+void force_streaming(bool pays) { streaming() = pays; }
+
 BlockKernels block_kernels(const CodecSpec& spec) {
   switch (spec.codec) {
     case Codec::none:
