@@ -1,11 +1,35 @@
 #include "exchange_loop.hpp"
 
+#include <fmt/format.h>
+
 #include <thread>
 #include <utility>
 
 #include "../stopwatch.hpp"
+#include "thinwire/core/error.hpp"
 
 namespace thinwire::comm {
+namespace {
+
+/// Throws the error that is being handled again, if it is about peers: with where it struck.
+[[noreturn]] void rethrow_with_place(std::size_t bucket, int chunk) {
+  const auto text = [&](const std::exception& error) {
+    return fmt::format("bucket {}, chunk {}: {}", bucket, chunk, error.what());
+  };
+  try {
+    throw;
+  } catch (const TimeoutError& error) {
+    throw TimeoutError{text(error), error.peer};
+  } catch (const AbortedError& error) {
+    throw AbortedError{text(error), error.peer};
+  } catch (const TransportError& error) {
+    throw TransportError{text(error), error.peer};
+  } catch (const FormatError& error) {
+    throw FormatError{text(error)};
+  }
+}
+
+}  // namespace
 
 using Clock = std::chrono::steady_clock;
 
@@ -33,6 +57,25 @@ void ExchangeLoop::poll(Task& task) {
   const bool is_first = task.stage == Stage::reducing;
   note(task, is_first ? "first exchange" : "second exchange", task.posted);
   task.stage = is_first ? Stage::combine : Stage::decode;
+}
+
+void ExchangeLoop::advance(Task& task) {
+  const auto begin = Clock::now();
+  switch (task.stage) {
+    case Stage::encode:
+      post(task, task.bucket->encode(task.chunk), Stage::reducing, Stage::combine);
+      note(task, "encode", begin);
+      break;
+    case Stage::combine:
+      post(task, task.bucket->combine(task.chunk), Stage::gathering, Stage::decode);
+      note(task, "combine", begin);
+      break;
+    default:
+      task.bucket->decode(task.chunk);
+      task.stage = Stage::done;
+      note(task, "decode", begin);
+      break;
+  }
 }
 
 /// The wire is what is scarce: first what feeds it, and the second exchange before the first, since
@@ -75,25 +118,17 @@ void ExchangeLoop::note(const Task& task, std::string_view name, Clock::time_poi
 }
 
 bool ExchangeLoop::step(std::size_t& finished) {
-  for (Task& task : tasks_) poll(task);
+  const auto with_place = [](Task& task, auto&& body) {
+    try {
+      body();
+    } catch (...) {
+      rethrow_with_place(task.tag, task.chunk);
+    }
+  };
+  for (Task& task : tasks_) with_place(task, [&] { poll(task); });
   if (Task* task = choose()) {
     idle_rounds_ = 0;
-    const auto begin = Clock::now();
-    switch (task->stage) {
-      case Stage::encode:
-        post(*task, task->bucket->encode(task->chunk), Stage::reducing, Stage::combine);
-        note(*task, "encode", begin);
-        break;
-      case Stage::combine:
-        post(*task, task->bucket->combine(task->chunk), Stage::gathering, Stage::decode);
-        note(*task, "combine", begin);
-        break;
-      default:
-        task->bucket->decode(task->chunk);
-        task->stage = Stage::done;
-        note(*task, "decode", begin);
-        break;
-    }
+    with_place(*task, [&] { advance(*task); });
   } else if (tasks_.front().stage != Stage::done) {
     rest(tasks_.front().bucket->metrics());
   }

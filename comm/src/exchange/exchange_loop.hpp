@@ -25,8 +25,9 @@ class ExchangeLoop {
 
   /// Makes one step of progress: polls the wire, then runs at most one codec stage, or rests
   /// briefly if there was nothing to do. Returns true and sets `finished` to the tag of a bucket
-  /// that is complete. Not to be called when idle(). Throws what a stage or an exchange threw; a
-  /// wait beyond the timeout is TimeoutError.
+  /// that is complete. Not to be called when idle(). Throws what a stage or an exchange threw,
+  /// with bucket (its tag) and chunk where it is about peers; a wait beyond the timeout is
+  /// TimeoutError.
   bool step(std::size_t& finished);
 
   /// Drops what is in flight, after an abort.
@@ -45,6 +46,7 @@ class ExchangeLoop {
   };
 
   void poll(Task& task);
+  void advance(Task& task);
   void post(Task& task, WorkHandle work, Stage waiting, Stage ready);
   Task* choose();
   bool pop_completed(std::size_t& finished);
