@@ -96,11 +96,11 @@ std::vector<CodecCase> cases_of(const Options& options) {
       for (const auto& dtype : options.dtypes)
         for (const auto elements : options.elements)
           for (const int ranks : options.ranks)
-            for (const int threads : options.threads)
-              for (const auto& commit : options.commits)
-                for (const auto& target : options.targets)
-                  for (const auto& data : options.data)
-                    for (const bool aligned : options.aligned) {
+            for (const auto& commit : options.commits)
+              for (const auto& target : options.targets)
+                for (const auto& data : options.data)
+                  for (const bool aligned : options.aligned)
+                    for (const int threads : options.threads) {
                       cases.push_back(
                           {spec, op, parse_dtype(dtype), elements, ranks, threads,
                            commit == "double" ? Commit::double_buffered : Commit::in_place,
@@ -169,14 +169,31 @@ nlohmann::json to_json(const CodecCase& wanted, const std::string& device, const
           {"floor_share", floor_ms / time_ms}};
 }
 
-void write_json(const Options& options, const nlohmann::json& rows) {
-  if (options.json.empty()) return;
-  std::ofstream file{options.json};
-  file << rows.dump(2) << '\n';
-  THINWIRE_EXPECTS(file.good(), IoError, fmt::format("cannot write '{}'", options.json));
-}
+/// The file for the rows; open before the first of them is measured.
+class JsonFile {
+ public:
+  explicit JsonFile(std::string path) : path_{std::move(path)} {
+    if (path_.empty()) return;
+    file_.open(path_);
+    check();
+  }
 
-void run_on_gpu(const Options& options) {
+  void write(const nlohmann::json& rows) {
+    if (path_.empty()) return;
+    file_ << rows.dump(2) << std::endl;
+    check();
+  }
+
+ private:
+  void check() const {
+    THINWIRE_EXPECTS(file_.good(), IoError, fmt::format("cannot write '{}'", path_));
+  }
+
+  std::string path_;
+  std::ofstream file_;
+};
+
+void run_on_gpu(const Options& options, JsonFile& json) {
 #if THINWIRE_HAVE_CUDA
   bench::CudaCodecBench bench{options.repetitions};
   std::cout << fmt::format(
@@ -202,36 +219,54 @@ void run_on_gpu(const Options& options) {
     rows.push_back(to_json(wanted, "cuda", "copy", time, copy));
     rows.push_back(to_json(wanted, "cuda", "mix", time, mix));
   }
-  write_json(options, rows);
+  json.write(rows);
 #else
+  static_cast<void>(json);
   throw InvalidArgument{fmt::format("device '{}': this build has no CUDA", options.device)};
 #endif
+}
+
+/// What else is to be said of a row. `one_thread`: of the same case before, if there was one.
+void print_remarks(const CodecCase& wanted, const CodecTimes& times, const CodecTimes& one_thread) {
+  const auto remark = [](const std::string& text) {
+    std::cout << fmt::format("{:>12} {}\n", "", text) << std::flush;
+  };
+  if (wanted.threads > 1 && one_thread.time_ms > 0) {
+    remark(fmt::format("{} threads: {:.2f} times as fast as one, the floor {:.2f} times",
+                       wanted.threads, one_thread.time_ms / times.time_ms,
+                       one_thread.rmw_ms / times.rmw_ms));
+  }
+  if (times.fill_ms > 0) {
+    remark(fmt::format("a fill of the same array alone: {:.3f} ms, {:.3f} of the time",
+                       times.fill_ms, times.fill_ms / times.time_ms));
+  }
+  if (wanted.spec.codec == Codec::topk && wanted.op == "encode" && wanted.threads == 1) {
+    const double other = bench::nth_element_ms(wanted, 5);
+    remark(fmt::format("std::nth_element on |x|, the faster order: {:.1f} ms, {:.1f} times as long",
+                       other, other / times.time_ms));
+  }
 }
 
 void run(const Options& options) {
   THINWIRE_EXPECTS(options.device == "cpu" || options.device == "cuda", InvalidArgument,
                    fmt::format("device '{}': cpu or cuda", options.device));
-  if (options.device == "cuda") return run_on_gpu(options);
+  JsonFile json{options.json};
+  if (options.device == "cuda") return run_on_gpu(options, json);
   std::cout << fmt::format(
       "# thinwire bench_codec: medians of {} interleaved repetitions; floor rmw: e += g and n/8 "
       "bytes\n",
       options.repetitions);
   print_head();
   nlohmann::json rows = nlohmann::json::array();
+  CodecTimes one_thread;
   for (const CodecCase& wanted : cases_of(options)) {
     const CodecTimes times = bench::measure(wanted, options.repetitions);
     print_row(wanted, times);
     rows.push_back(to_json(wanted, "cpu", "rmw", times.time_ms, floor_ms(wanted, times)));
-    if (wanted.spec.codec == Codec::topk && wanted.op == "encode") {
-      const double other = bench::nth_element_ms(wanted, 5);
-      std::cout << fmt::format(
-                       "{:>12} std::nth_element on |x|, the faster order: {:.1f} ms, {:.1f} "
-                       "times as long\n",
-                       "", other, other / times.time_ms)
-                << std::flush;
-    }
+    if (wanted.threads == 1) one_thread = times;
+    print_remarks(wanted, times, one_thread);
   }
-  write_json(options, rows);
+  json.write(rows);
 }
 
 }  // namespace

@@ -119,6 +119,11 @@ class CodecBench {
                {floor_residual(), floor_elements()}, {bits_.data(), bits_.size()}, subtract);
   }
 
+  bool has_fill() const { return case_.op == "decode" && case_.dtype == DType::f32; }
+  void run_fill(bool streamed) {
+    fill_pass(streamed, *pool_, {numbers_.as<float>(), floor_elements()});
+  }
+
   void run_memcpy() { std::memcpy(spare_.data(), numbers_.data(), floor_elements() * 4); }
 
  private:
@@ -232,6 +237,7 @@ CodecTimes measure(const CodecCase& wanted, int repetitions) {
   CodecBench bench{wanted};
   std::vector<double> floors[floor_passes];
   std::vector<double> copies;
+  std::vector<double> fills[2];
   std::vector<double> times;
   bench.run();
   for (int i = 0; i < repetitions; ++i) {
@@ -241,11 +247,16 @@ CodecTimes measure(const CodecCase& wanted, int repetitions) {
       floors[variant].push_back(milliseconds([&] { bench.run_floor(variant, subtract); }));
     }
     copies.push_back(milliseconds([&] { bench.run_memcpy(); }));
+    for (const bool streamed : {false, true}) {
+      if (!bench.has_fill()) break;
+      fills[streamed].push_back(milliseconds([&] { bench.run_fill(streamed); }));
+    }
     force_simd_target(wanted.target);
     times.push_back(milliseconds([&] { bench.run(); }));
   }
   force_simd_target("");
-  CodecTimes result{median(times), median(floors[0]), median(copies)};
+  CodecTimes result{median(times), median(floors[0]), median(copies), 0};
+  if (bench.has_fill()) result.fill_ms = std::min(median(fills[0]), median(fills[1]));
   for (const auto& floor : floors) result.rmw_ms = std::min(result.rmw_ms, median(floor));
   return result;
 }
@@ -254,18 +265,19 @@ double nth_element_ms(const CodecCase& wanted, int repetitions) {
   const auto n = static_cast<std::ptrdiff_t>(wanted.elements);
   const auto k = static_cast<std::ptrdiff_t>(wanted.spec.density * static_cast<double>(n));
   std::vector<float> magnitudes(static_cast<std::size_t>(n));
+  for (std::ptrdiff_t i = 0; i < n; ++i) {
+    magnitudes[static_cast<std::size_t>(i)] = std::fabs(value_of(wanted.data, i, 0));
+  }
+  std::vector<float> x(magnitudes.size());
   std::vector<double> falling;
   std::vector<double> rising;
   for (int i = 0; i < repetitions; ++i) {
-    // Other numbers each time: the time depends on the luck of the first pivots.
-    for (std::ptrdiff_t j = 0; j < n; ++j) {
-      magnitudes[static_cast<std::size_t>(j)] =
-          std::fabs(value_of(wanted.data, j, static_cast<std::uint64_t>(i)));
-    }
-    auto x = magnitudes;
+    // From another start each time: the time depends on the luck of the first pivots.
+    const auto start = magnitudes.begin() + n / repetitions * i;
+    std::rotate_copy(magnitudes.begin(), start, magnitudes.end(), x.begin());
     falling.push_back(milliseconds(
         [&] { std::nth_element(x.begin(), x.begin() + k, x.end(), std::greater<>{}); }));
-    x = magnitudes;
+    std::rotate_copy(magnitudes.begin(), start, magnitudes.end(), x.begin());
     rising.push_back(
         milliseconds([&] { std::nth_element(x.begin(), x.begin() + (n - k), x.end()); }));
   }

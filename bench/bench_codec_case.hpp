@@ -29,6 +29,7 @@ struct CodecTimes {
   double time_ms = 0;
   double rmw_ms = 0;     ///< the fastest floor pass over as many elements, same buffers
   double memcpy_ms = 0;  ///< of 4 bytes an element
+  double fill_ms = 0;    ///< for decode to fp32: the fastest pass that fills the result alone
 };
 
 /// One span of all elements; for reduce_encode all in the shard of the owner that is measured.

@@ -53,6 +53,26 @@ void pass_of(int variant, const float* g, float* e, std::uint8_t* bits, std::siz
   }
 }
 
+void fill_of(bool streamed, float* to, std::size_t n) {
+  constexpr std::size_t ahead = 640;
+  const hn::ScalableTag<float> d;
+  constexpr std::size_t lanes = hn::MaxLanes(hn::ScalableTag<float>{});
+  const auto value = hn::Set(d, 1e-3f);
+  for (std::size_t i = 0; i < n; i += 64) {
+    for (std::size_t line = 0; !streamed && line < 64; line += 16) {
+      hwy::Prefetch(to + i + ahead + line);
+    }
+    for (std::size_t v = 0; v < 64; v += lanes) {
+      if (streamed) {
+        hn::Stream(value, d, to + i + v);
+      } else {
+        hn::Store(value, d, to + i + v);
+      }
+    }
+  }
+  hwy::FlushStream();
+}
+
 }  // namespace
 }  // namespace thinwire::bench::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -61,19 +81,35 @@ HWY_AFTER_NAMESPACE();
 namespace thinwire::bench {
 
 HWY_EXPORT(pass_of);
+HWY_EXPORT(fill_of);
+
+namespace {
+
+/// Calls body(first, elements) for all of [0, n) on the threads of `pool`. One thread takes one
+/// long stretch, as a plain loop does.
+template <typename Body>
+void for_each_stretch(WorkerPool& pool, std::size_t n, const Body& body) {
+  const std::size_t stretch = pool.threads() == 1 ? std::max<std::size_t>(n, 1) : 1 << 20;
+  pool.parallel_for(static_cast<std::int64_t>((n + stretch - 1) / stretch), [&](std::int64_t i) {
+    const std::size_t from = static_cast<std::size_t>(i) * stretch;
+    body(from, std::min(stretch, n - from));
+  });
+}
+
+}  // namespace
 
 void floor_pass(int variant, WorkerPool& pool, std::span<const float> g, std::span<float> e,
                 std::span<std::byte> bits, bool subtract) {
-  constexpr std::size_t item = 1 << 20;
-  const std::size_t n = g.size();
-  // One thread takes one long stretch, as a plain loop does.
-  const std::size_t stretch = pool.threads() == 1 ? std::max<std::size_t>(n, 1) : item;
-  pool.parallel_for(static_cast<std::int64_t>((n + stretch - 1) / stretch), [&](std::int64_t i) {
-    const std::size_t from = static_cast<std::size_t>(i) * stretch;
-    const std::size_t count = std::min(stretch, n - from);
+  for_each_stretch(pool, g.size(), [&](std::size_t from, std::size_t count) {
     HWY_DYNAMIC_DISPATCH(pass_of)
     (variant, g.data() + from, e.data() + from,
      reinterpret_cast<std::uint8_t*>(bits.data()) + from / 8, count, subtract ? -1.0f : 1.0f);
+  });
+}
+
+void fill_pass(bool streamed, WorkerPool& pool, std::span<float> to) {
+  for_each_stretch(pool, to.size(), [&](std::size_t from, std::size_t count) {
+    HWY_DYNAMIC_DISPATCH(fill_of)(streamed, to.data() + from, count);
   });
 }
 

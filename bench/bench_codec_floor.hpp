@@ -21,4 +21,8 @@ constexpr int floor_passes = 4;
 void floor_pass(int variant, WorkerPool& pool, std::span<const float> g, std::span<float> e,
                 std::span<std::byte> bits, bool subtract);
 
+/// Fills `to`, as aligned and sized as above: past the caches, or by plain stores to lines that are
+/// fetched ahead.
+void fill_pass(bool streamed, WorkerPool& pool, std::span<float> to);
+
 }  // namespace thinwire::bench
