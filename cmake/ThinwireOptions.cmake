@@ -17,6 +17,7 @@ option(THINWIRE_BUILD_EXAMPLES "Build the examples" ${build_programs})
 option(THINWIRE_BUILD_BENCH "Build the benchmarks" ${build_programs})
 option(THINWIRE_BUILD_PYTHON "Build the Python module; needs pybind11 3 (pip install . does it)" OFF)
 option(THINWIRE_BUILD_FUZZERS "Build the fuzz targets instead of the tests; needs clang (preset fuzz)" OFF)
+option(THINWIRE_NATIVE_SIMD "Compile the codecs for this machine's best SIMD target alone" OFF)
 option(THINWIRE_WERROR "Treat warnings as errors" OFF)
 set(THINWIRE_SANITIZE "" CACHE STRING "Sanitizers for every target, e.g. address,undefined")
 

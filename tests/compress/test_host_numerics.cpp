@@ -156,13 +156,15 @@ INSTANTIATE_TEST_SUITE_P(Targets, HostNumerics, testing::ValuesIn(simd_targets()
                          [](const auto& test) { return test.param; });
 
 TEST(SimdTargets, UnknownName_ThrowsNamingThoseThereAre) {
-  EXPECT_EQ(simd_targets().back(), "scalar");
+  if (simd_targets().size() > 1) {  // else it was built with THINWIRE_NATIVE_SIMD
+    EXPECT_EQ(simd_targets().back(), "scalar");
+  }
   try {
     force_simd_target("altivec");
     FAIL() << "no exception";
   } catch (const InvalidArgument& error) {
     EXPECT_THAT(error.what(), testing::HasSubstr("altivec"));
-    EXPECT_THAT(error.what(), testing::HasSubstr("scalar"));
+    EXPECT_THAT(error.what(), testing::HasSubstr(simd_targets().back()));
   }
 }
 
