@@ -148,7 +148,11 @@ def test_complex_parameters_are_two_numbers_each(foreach):
         number.grad = torch.view_as_complex(parts.grad.clone())
         optimizer.step()
         reference.step()
-    assert torch.equal(torch.view_as_real(number.detach()), parts.detach())
+    # To rounding: before the switch it is torch's, which on some CPUs fuses what it does to one of
+    # them and not to the other.
+    torch.testing.assert_close(
+        torch.view_as_real(number.detach()), parts.detach(), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_on_switch_is_called_once_after_the_step():
