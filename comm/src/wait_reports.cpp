@@ -48,7 +48,10 @@ void WaitReports::take(int rank, WaitReport report, std::chrono::milliseconds va
   heard_[static_cast<std::size_t>(rank)] = Heard{std::move(report), Clock::now() + valid};
 }
 
-void WaitReports::forget(int rank) { heard_[static_cast<std::size_t>(rank)].reset(); }
+void WaitReports::forget(int rank) {
+  auto& heard = heard_[static_cast<std::size_t>(rank)];
+  if (heard) heard->valid_until = std::min(heard->valid_until, Clock::now());
+}
 
 const WaitReport* WaitReports::report_of(int rank) const {
   const auto& heard = heard_[static_cast<std::size_t>(rank)];

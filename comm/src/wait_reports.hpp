@@ -37,7 +37,7 @@ class WaitReports {
   /// The report holds for `valid`; another one is expected before.
   void take(int rank, WaitReport report, std::chrono::milliseconds valid);
 
-  /// The rank waits no more.
+  /// The rank waits no more; that too is a word of it.
   void forget(int rank);
 
   /// When this rank waits for `late` (not empty).

@@ -59,5 +59,12 @@ TEST(WaitReports, Blame_SeveralSilent_NamesTheOneSilentLongest) {
   EXPECT_EQ(reports.blame({1, 3}).culprit, 3);
 }
 
+TEST(WaitReports, Blame_OneWhoseWaitHasJustEnded_IsNotSilentLongest) {
+  WaitReports reports{0, 4};
+  reports.take(1, {"barrier", {3}}, 1h);
+  reports.forget(1);
+  EXPECT_EQ(reports.blame({1, 3}).culprit, 3);
+}
+
 }  // namespace
 }  // namespace thinwire::comm
