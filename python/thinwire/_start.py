@@ -69,9 +69,14 @@ def over_nccl(host: Communicator, device: int | None = None) -> "_core.Communica
 
     index = torch.cuda.current_device() if device is None else device
     _warn_of_two_nccls()
-    bootstrap = host._core.split(0, host.rank)
-    assert bootstrap is not None
-    return _core.nccl_communicator(bootstrap, index)
+    return _core.nccl_communicator(apart(host), index)
+
+
+def apart(host: Communicator) -> "_core.Communicator":
+    """Collective: the same ranks in a communicator of their own, while ``host`` is open."""
+    core = host._core.split(0, host.rank)
+    assert core is not None
+    return core
 
 
 def _is_nccl(group: "dist.ProcessGroup | None") -> bool:

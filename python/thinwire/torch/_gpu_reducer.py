@@ -25,9 +25,9 @@ class GpuReducer(BucketReducer):
         chunks: int,
         scaler: private.GradScaler | None,
     ) -> None:
-        super().__init__(communicator, _core.CudaEngine(communicator, commit, non_finite, chunks))
+        engine = _core.CudaEngine(communicator, commit, non_finite, chunks)
+        super().__init__(communicator, engine, scaler)
         self._device = torch.device("cuda", communicator.device)
-        self._scaler = scaler
         self._means = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         """Waits for the means, so that each Future can say when its own is there."""
         self._pending: list[tuple[int, torch.Tensor, Future]] = []
@@ -35,7 +35,6 @@ class GpuReducer(BucketReducer):
         self._scales: tuple[torch.Tensor, torch.Tensor] | None = None  # inverse and out
         self._discard = torch.ones(1, device=self._device)
         self._marks: GpuMarks | None = None  # of a trace
-        self._step_open = False
         self._unreported: list[int] = []
         """Steps that have ended here, but not yet on the GPU."""
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from thinwire import _torch_private as private
 from thinwire._lifetime import close_at_exit
-from thinwire._start import host_ranks, over_nccl
+from thinwire._start import apart, host_ranks, over_nccl
 from thinwire._tensors import dtype_name
 from thinwire.errors import InvalidArgument, Unsupported
 from thinwire.torch import _auto, _phases, _state
@@ -85,9 +85,7 @@ class Handle:
                 self._communicator = over_nccl(self._parent, device.index)
                 make: type[GpuReducer | HostReducer] = GpuReducer
             else:
-                communicator = self._parent._core.split(0, self._rank)
-                assert communicator is not None
-                self._communicator = communicator
+                self._communicator = apart(self._parent)
                 make = HostReducer
             self._reducer = make(self._communicator, commit, non_finite, chunks, scaler)
         if codec == "auto":

@@ -19,10 +19,8 @@ class HostReducer(BucketReducer):
         scaler: private.GradScaler | None,
     ) -> None:
         engine = _core.Engine(communicator, commit, non_finite, chunks, 0)
-        super().__init__(communicator, engine)
-        self._scaler = scaler
+        super().__init__(communicator, engine, scaler)
         self._submitted: list[int] = []
-        self._step_open = False
 
     def submit(self, named: Named, buffer: torch.Tensor, rules: CodecRules) -> Future:
         bucket = self._bucket(named, buffer, rules)

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from thinwire import _core
+from thinwire import _torch_private as private
 from thinwire._tensors import dtype_name
 from thinwire.errors import MismatchError
 from thinwire.torch._rules import CodecRules
@@ -47,11 +48,15 @@ class BucketReducer(ABC):
     another bucket or with another codec, the engine moves their residuals there.
     """
 
-    def __init__(self, communicator: "_core.Communicator", engine: Any) -> None:
+    def __init__(
+        self, communicator: "_core.Communicator", engine: Any, scaler: private.GradScaler | None
+    ) -> None:
         self._rank: int = communicator.rank
         self._ranks: int = communicator.size
         self._engine = engine
+        self._scaler = scaler
         self._buckets: dict[tuple[object, ...], Bucket] = {}
+        self._step_open = False
         self.skipped_steps = 0
         """Those that were not committed, as far as this rank knows yet."""
 
