@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <mutex>
 #include <numeric>
@@ -16,13 +17,20 @@
 namespace thinwire::comm {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
+/// How long an error is held back: the group that a rank has left says "connection reset", often
+/// before the control plane hears of it, which names the rank.
+constexpr std::chrono::seconds time_to_hear_whom{1};
+
 /// One all-to-all under way. Shared with its callback: a request that is given up leaves buffers
 /// behind that the library may still use.
 struct Call {
   Buffer out, in;
   std::vector<std::size_t> out_bytes, in_bytes;  // by rank
-  std::mutex mutex;                              // guards error
+  std::mutex mutex;                              // guards the error
   std::string error;
+  Clock::time_point failed_at;
   std::atomic<bool> over{false};
 };
 
@@ -68,7 +76,10 @@ class CallbackRequest final : public Request {
   bool test() override {
     if (!call_->over.load(std::memory_order_acquire)) return false;
     const std::lock_guard lock{call_->mutex};
-    if (!call_->error.empty()) throw TransportError{call_->error};
+    if (!call_->error.empty()) {
+      if (Clock::now() < call_->failed_at + time_to_hear_whom) return false;
+      throw TransportError{call_->error};
+    }
     for_each_packed(transfers_, Transfer::Way::receive, call_->in_bytes,
                     [this](const Transfer& transfer, std::size_t offset) {
                       if (transfer.bytes == 0) return;
@@ -124,6 +135,7 @@ RequestHandle CallbackTransport::iexchange(std::span<const Transfer> transfers) 
                         [call](std::string error) {
                           const std::lock_guard lock{call->mutex};
                           call->error = std::move(error);
+                          call->failed_at = Clock::now();
                           call->over.store(true, std::memory_order_release);
                         });
   return std::make_unique<CallbackRequest>(std::move(call), transfers);
