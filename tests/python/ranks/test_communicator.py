@@ -1,3 +1,6 @@
+import gc
+import time
+
 import pytest
 import thinwire
 import torch
@@ -147,3 +150,19 @@ def test_abort_reaches_every_rank_with_its_reason(may_abort):
     doomed.close()
     with pytest.raises(thinwire.AbortedError, match="closed"):
         doomed.allreduce(torch.zeros(3, device=DEVICE))
+
+
+def test_a_communicator_ends_without_its_peers(only_cpu):
+    doomed = thinwire.init(dist.group.WORLD, transport="gloo")
+    doomed.allreduce(torch.zeros(3))  # sizes are compared
+    if RANK > 0:
+        work = doomed.allreduce(torch.zeros(3), async_op=True)  # rank 0 makes no such call
+        time.sleep(0.3)  # until gloo has it
+        doomed.abort("rank 0 does not come")
+        with pytest.raises(thinwire.AbortedError):
+            work.wait()
+        del work
+        doomed.close()
+        gc.collect()
+    dist.barrier()  # has a time-out, as has gloo's call, which would end much later
+    doomed.close()
