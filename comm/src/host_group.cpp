@@ -10,27 +10,28 @@
 
 namespace thinwire::comm {
 
-std::vector<int> agree_on_split(ControlPlane& control, int color, int key) {
+SplitGroup agree_on_split(ControlPlane& control, int color, int key, int number) {
   struct Wish {
-    int color, key;
+    int color, key, number;
   };
-  const Wish mine{std::max(color, -1), key};
+  const Wish mine{std::max(color, -1), key, number};
   const auto texts = control.all_gather(
       std::string_view{reinterpret_cast<const char*>(&mine), sizeof mine}, config().timeout);
-  std::vector<std::pair<int, int>> group;  // key, rank
+  std::vector<std::pair<int, int>> ranks;  // key, rank
+  SplitGroup group;
   for (std::size_t rank = 0; rank < texts.size(); ++rank) {
     Wish wish{};
     THINWIRE_EXPECTS(
         texts[rank].size() == sizeof wish, FormatError,
         fmt::format("rank {}: split met another call on rank {}", control.rank(), rank));
     std::memcpy(&wish, texts[rank].data(), sizeof wish);
-    if (wish.color == mine.color) group.emplace_back(wish.key, static_cast<int>(rank));
+    if (mine.color < 0 || wish.color != mine.color) continue;
+    ranks.emplace_back(wish.key, static_cast<int>(rank));
+    group.number = std::max(group.number, wish.number);
   }
-  std::vector<int> members;
-  if (mine.color < 0) return members;
-  std::sort(group.begin(), group.end());
-  for (const auto& [_, rank] : group) members.push_back(rank);
-  return members;
+  std::sort(ranks.begin(), ranks.end());
+  for (const auto& [_, rank] : ranks) group.members.push_back(rank);
+  return group;
 }
 
 }  // namespace thinwire::comm

@@ -19,8 +19,13 @@ class HostGroup {
   virtual std::unique_ptr<HostGroup> split(int color, int key) = 0;
 };
 
-/// Collective: who shares this rank's color, as ranks of `control`, ordered by key, then by rank.
-/// Empty for a negative color.
-std::vector<int> agree_on_split(ControlPlane& control, int color, int key);
+/// What the ranks of a split agree in.
+struct SplitGroup {
+  std::vector<int> members;  ///< of this rank's color, ordered by key, then by rank; or empty
+  int number = 0;            ///< the highest that a member has proposed
+};
+
+/// Collective: who shares this rank's color, as ranks of `control`. Nobody, for a negative color.
+SplitGroup agree_on_split(ControlPlane& control, int color, int key, int number = 0);
 
 }  // namespace thinwire::comm

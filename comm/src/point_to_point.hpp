@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "thinwire/comm/communicator.hpp"
 
@@ -43,6 +44,17 @@ struct UnexpectedSize {
   std::string arrived;  ///< bytes of the message, as text: a transport may only know a lower bound
 };
 
+/// A split that its ranks have agreed in, and what a transport does while it waits for them.
+struct Split {
+  int color;
+  int place = 0;             ///< this rank's number among the members
+  std::vector<int> members;  ///< ranks of the color; empty for a color below 0
+  int number = 0;            ///< the highest split_number() of the members
+
+  std::function<void()> waiting;  ///< called now and then: tells the others
+  std::function<void()> late;     ///< when the time is over: throws, and names who has not come
+};
+
 /// Bytes between two ranks, matched by (sender, receiver, tag) in the order of the calls. Tags are
 /// in [0, max_tag]. One thread at a time.
 class PointToPoint {
@@ -73,10 +85,11 @@ class PointToPoint {
   /// The messages of one step, complete together. Two between the same ranks keep their order.
   virtual RequestHandle iexchange(std::span<const Transfer>) { return nullptr; }
 
-  /// Collective, after all ranks have agreed in it: the transport among the ranks of one color
-  /// (never negative): `members`, of which this one is number `place`. A rank of no color calls it
-  /// with -1 and gets nothing.
-  virtual struct Endpoint split(int color, int place, std::span<const int> members) = 0;
+  /// What this rank proposes to its next split, where a transport needs a number for that.
+  virtual int split_number() { return 0; }
+  /// Collective, after all ranks have agreed in it: the transport among the ranks of one color. A
+  /// rank of a color below 0 calls it too, and gets nothing.
+  virtual struct Endpoint split(const Split& split) = 0;
 
   static constexpr int max_tag = 32767;  // what MPI promises
 };

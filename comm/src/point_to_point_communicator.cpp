@@ -234,12 +234,34 @@ WorkHandle PointToPointCommunicator::barrier() {
 }
 
 std::unique_ptr<Communicator> PointToPointCommunicator::split(int color, int key) {
-  auto members = agree_on_split(control_, color, key);
+  auto [members, number] = agree_on_split(control_, color, key, transport_->split_number());
   const auto place = std::find(members.begin(), members.end(), rank()) - members.begin();
-  auto endpoint = transport_->split(std::max(color, -1), static_cast<int>(place), members);
+  auto endpoint = transport_->split(
+      with_wait({std::max(color, -1), static_cast<int>(place), members, number, {}, {}}));
+  control_.end_wait();
   if (members.empty()) return nullptr;
   return std::make_unique<PointToPointCommunicator>(std::move(endpoint), &control_,
                                                     std::move(members));
+}
+
+Split PointToPointCommunicator::with_wait(Split split) {
+  const auto context = fmt::format("rank {}: split", rank());
+  const auto begin = std::chrono::steady_clock::now();
+  std::vector<int> others;
+  for (const int member : split.members) {
+    if (member != rank()) others.push_back(member);
+  }
+  // An abort ends no wait here: who is done with the split may abort while others still make it.
+  split.waiting = [this, begin, others] {
+    control_.report_wait(begin, [&] { return WaitReport{"split", others}; });
+  };
+  split.late = [this, context, begin, others] {
+    if (const auto notice = control_.abort_notice()) throw aborted_error(context, *notice);
+    const auto error = timeout_error(context, begin, control_.blame(others));
+    control_.post_abort({error.peer, error.what()});
+    throw error;
+  };
+  return split;
 }
 
 void PointToPointCommunicator::abort(std::string_view reason, int culprit) noexcept {

@@ -43,6 +43,8 @@ class PointToPointCommunicator final : public Communicator {
   Recipe collective(std::string_view name, std::size_t bytes);
   Recipe single(std::string name);
   WorkHandle start(Recipe recipe);
+  /// The split, with what its transport does while it waits for members that do not come.
+  Split with_wait(Split split);
 
   std::unique_ptr<PointToPoint> transport_;
   ChannelControlPlane control_;

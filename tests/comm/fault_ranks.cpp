@@ -1,9 +1,13 @@
 // fault_ranks KIND OPERATION PHASE: ranks under mpirun that lose one of them; see check_faults.
+// Operation "split": it has agreed with the others in a split, and dies before it is made.
 // Each says what it came to: "rank 0 finished", "rank 0 raised an error naming rank 2: ...".
 
+#include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "thinwire/comm/fault_injection.hpp"
@@ -28,16 +32,31 @@ void call_everything(Communicator& comm) {
   comm.barrier()->wait(limit);
 }
 
+constexpr int lost = 2;
+
+void call_split(Communicator& world, const std::string& kind) {
+  if (world.rank() == lost) {
+    const int wish[] = {0, lost, 0};  // color, key and number, as agree_on_split() sends them
+    world.control().all_gather({reinterpret_cast<const char*>(wish), sizeof wish}, limit);
+    if (kind == "kill") std::raise(SIGKILL);
+    std::this_thread::sleep_for(6 * limit);
+  }
+  world.split(0, world.rank());
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc != 4) return 2;
   int rank = -1;
+  const bool in_split = argv[2] == std::string{"split"};
+  if (in_split) setenv("THINWIRE_TIMEOUT", "3", 1);  // split() takes none; the start has it too
   try {
     const auto world = make_mpi_communicator();
     rank = world->rank();
+    if (in_split) call_split(*world, argv[1]);
     const auto comm = inject_faults(*world, {{.kind = parse_fault_kind(argv[1]),
-                                              .rank = 2,
+                                              .rank = lost,
                                               .operation = argv[2],
                                               .call = 1,
                                               .phase = parse_fault_phase(argv[3]),

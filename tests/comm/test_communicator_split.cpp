@@ -67,6 +67,23 @@ TEST_P(Split, OfASplit_Works) {
   });
 }
 
+TEST_P(Split, OfOneHalf_NeedsNoRankOfTheOther) {
+  on_all([](Communicator& comm) {
+    const bool first = comm.rank() < (comm.size() + 1) / 2;
+    const auto half = comm.split(first ? 0 : 1, 0);
+    if (first) {
+      const auto again = half->split(0, -half->rank());
+      const auto third = again->split(0, 0);
+      // Each in a step of its own, and a message that is late in one is none in another.
+      const auto sum = static_cast<float>(half->size());
+      EXPECT_EQ(sum_of_ranks(*third, 1), sum);
+      EXPECT_EQ(sum_of_ranks(*half, 2), 2 * sum);
+      EXPECT_EQ(sum_of_ranks(*again, 3), 3 * sum);
+    }
+    comm.barrier()->wait(patience);
+  });
+}
+
 TEST_P(Split, AbortOfTheParent_EndsTheChildToo) {
   on_all([](Communicator& comm) {
     if (comm.size() < 3) return;

@@ -141,20 +141,20 @@ RequestHandle CallbackTransport::iexchange(std::span<const Transfer> transfers) 
   return std::make_unique<CallbackRequest>(std::move(call), transfers);
 }
 
-Endpoint CallbackTransport::split(int color, int, std::span<const int> members) {
+Endpoint CallbackTransport::split(const Split& split) {
   const auto number = compress::mix64(number_ + compress::mix64(++splits_) +
-                                      static_cast<std::uint64_t>(std::max(color, 0)));
-  if (color < 0) return {};
+                                      static_cast<std::uint64_t>(std::max(split.color, 0)));
+  if (split.color < 0) return {};
   std::vector<int> link_ranks;
   std::vector<std::uint64_t> hosts;
-  for (const int member : members) {
+  for (const int member : split.members) {
     link_ranks.push_back(link_ranks_[static_cast<std::size_t>(member)]);
     hosts.push_back(hosts_[static_cast<std::size_t>(member)]);
   }
   auto channel = std::make_unique<TcpChannel>(link_, number, link_ranks);
   auto data = std::make_unique<CallbackTransport>(
-      exchange_->split(members, fmt::format("{}.{}", splits_, color)), link_, std::move(link_ranks),
-      std::move(hosts), number);
+      exchange_->split(split.members, fmt::format("{}.{}", splits_, split.color)), link_,
+      std::move(link_ranks), std::move(hosts), number);
   return {std::move(data), std::move(channel)};
 }
 

@@ -32,7 +32,7 @@ class CallbackTransport final : public PointToPoint {
   bool exchanges_steps() const override { return true; }
   RequestHandle iexchange(std::span<const Transfer> transfers) override;
 
-  Endpoint split(int color, int place, std::span<const int> members) override;
+  Endpoint split(const Split& split) override;
 
  private:
   std::unique_ptr<ByteExchange> exchange_;

@@ -42,11 +42,10 @@ class ControlVariable {
 
 /// A communicator takes its algorithms from the variables at its birth.
 MPI_Comm duplicate_with(MpiAllreduce algorithm) {
-  if (algorithm == MpiAllreduce::picked) {
-    return duplicate(MPI_COMM_WORLD, config().timeout);
-  }
+  const Wait wait{config().timeout, {}, {}};
+  if (algorithm == MpiAllreduce::picked) return duplicate(MPI_COMM_WORLD, wait);
   const ControlVariable ring{"coll_tuned_allreduce_algorithm", 4};
-  return duplicate(MPI_COMM_WORLD, config().timeout);
+  return duplicate(MPI_COMM_WORLD, wait);
 }
 
 class Baseline final : public MpiBaseline {

@@ -11,7 +11,6 @@
 namespace thinwire::comm {
 namespace {
 
-constexpr int letter_tag = 1;
 constexpr std::chrono::milliseconds time_to_leave{300};
 
 /// A text of max_message and what the control plane puts before it.
@@ -38,9 +37,9 @@ MpiControlChannel::~MpiControlChannel() {
 void MpiControlChannel::send(int to, std::string_view text) {
   if (!MpiRuntime::get().usable()) return;  // whoever waits for it learns by its own time-out
   auto& letter = outgoing_.emplace_back(Moving{to, std::string{text}});
-  MpiRuntime::get().call(
-      "MPI_Isend", MPI_Isend, letter.text.data(), static_cast<int>(letter.text.size()), MPI_BYTE,
-      members_[static_cast<std::size_t>(to)], letter_tag, group_, &letter.request);
+  MpiRuntime::get().call("MPI_Isend", MPI_Isend, letter.text.data(),
+                         static_cast<int>(letter.text.size()), MPI_BYTE,
+                         members_[static_cast<std::size_t>(to)], tag_, group_, &letter.request);
 }
 
 std::optional<ControlChannel::Letter> MpiControlChannel::receive() {
@@ -77,8 +76,7 @@ void MpiControlChannel::take_arriving() {
     int found = 0;
     MPI_Message message = MPI_MESSAGE_NULL;
     MPI_Status status{};
-    mpi.call("MPI_Improbe", MPI_Improbe, MPI_ANY_SOURCE, letter_tag, group_, &found, &message,
-             &status);
+    mpi.call("MPI_Improbe", MPI_Improbe, MPI_ANY_SOURCE, tag_, group_, &found, &message, &status);
     if (found == 0) return;
     int bytes = 0;
     mpi.call("MPI_Get_count", MPI_Get_count, &status, MPI_BYTE, &bytes);

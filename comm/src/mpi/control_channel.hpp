@@ -4,17 +4,18 @@
 #include <utility>
 #include <vector>
 
+#include "contexts.hpp"
 #include "point_to_point.hpp"
 #include "runtime.hpp"
 
 namespace thinwire::comm {
 
-/// Letters as small MPI messages on a communicator of their own, found by probing.
+/// Letters as small MPI messages in a context of their own, found by probing.
 class MpiControlChannel final : public ControlChannel {
  public:
-  /// `members`: of the group; others may use it among themselves.
-  MpiControlChannel(MPI_Comm group, std::vector<int> members)
-      : group_{group}, members_{std::move(members)} {}
+  /// `members`: of the group; others may use the context among themselves.
+  MpiControlChannel(MPI_Comm group, int context, std::vector<int> members)
+      : group_{group}, tag_{tag_in(context, letter_tag)}, members_{std::move(members)} {}
   /// Gives letters that are still on their way (an abort notice) a moment to leave.
   ~MpiControlChannel() override;
 
@@ -23,6 +24,8 @@ class MpiControlChannel final : public ControlChannel {
   void ended() noexcept override { MpiRuntime::get().note_abort(); }
 
  private:
+  static constexpr int letter_tag = 1;
+
   struct Moving {
     int peer;
     std::string text;
@@ -35,6 +38,7 @@ class MpiControlChannel final : public ControlChannel {
   int place_of(int rank_in_group) const;
 
   const MPI_Comm group_;
+  const int tag_;
   const std::vector<int> members_;
   std::list<Moving> outgoing_;  // a list: MPI holds on to the texts
   std::list<Moving> incoming_;

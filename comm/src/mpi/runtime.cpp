@@ -98,34 +98,40 @@ int size_of(MPI_Comm group) {
 
 namespace {
 
-void complete(MPI_Request request, std::chrono::milliseconds timeout) {
+void complete(MPI_Request request, const Wait& wait) {
   auto& mpi = MpiRuntime::get();
-  const auto deadline = deadline_after(timeout);
+  const auto deadline = deadline_after(wait.timeout);
   for (Backoff backoff;; backoff.pause()) {
     int done = 0;
     mpi.call("MPI_Test", MPI_Test, &request, &done, MPI_STATUS_IGNORE);
-    if (done != 0) break;
-    if (std::chrono::steady_clock::now() < deadline) continue;
-    mpi.freeze("a communicator could not be made in time");
+    if (done != 0) return;
+    if (wait.waiting) wait.waiting();
+    if (std::chrono::steady_clock::now() >= deadline) break;
+  }
+  try {
+    if (wait.late) wait.late();
     throw TimeoutError{"making an MPI communicator timed out after " +
-                       std::to_string(timeout.count()) +
+                       std::to_string(wait.timeout.count()) +
                        " ms: some rank has not come; all ranks of the job must make it"};
+  } catch (const TransportError&) {  // `late` may have called MPI
+    mpi.freeze("a communicator could not be made in time");
+    throw;
   }
 }
 
 }  // namespace
 
-MPI_Comm duplicate(MPI_Comm original, std::chrono::milliseconds timeout) {
+MPI_Comm duplicate(MPI_Comm original, const Wait& wait) {
   auto& mpi = MpiRuntime::get();
   MPI_Comm copy = MPI_COMM_NULL;
   MPI_Request request = MPI_REQUEST_NULL;
   mpi.call("MPI_Comm_idup", MPI_Comm_idup, original, &copy, &request);
-  complete(request, timeout);
+  complete(request, wait);
   mpi.call("MPI_Comm_set_errhandler", MPI_Comm_set_errhandler, copy, MPI_ERRORS_RETURN);
   return copy;
 }
 
-std::vector<std::string> host_names(MPI_Comm group, std::chrono::milliseconds timeout) {
+std::vector<std::string> host_names(MPI_Comm group, const Wait& wait) {
   auto& mpi = MpiRuntime::get();
   constexpr int width = MPI_MAX_PROCESSOR_NAME + 1;
   std::array<char, width> mine{};
@@ -135,7 +141,7 @@ std::vector<std::string> host_names(MPI_Comm group, std::chrono::milliseconds ti
   MPI_Request request = MPI_REQUEST_NULL;
   mpi.call("MPI_Iallgather", MPI_Iallgather, mine.data(), width, MPI_CHAR, all.data(), width,
            MPI_CHAR, group, &request);
-  complete(request, timeout);
+  complete(request, wait);
   std::vector<std::string> names;
   for (std::size_t at = 0; at < all.size(); at += width) names.emplace_back(all.data() + at);
   return names;

@@ -66,16 +66,23 @@ class MpiRuntime {
   std::atomic<bool> frozen_{false};
 };
 
+/// How long to wait for all ranks of an MPI communicator, and what to do meanwhile.
+struct Wait {
+  std::chrono::milliseconds timeout;
+  std::function<void()> waiting;  ///< called now and then; may be empty
+  std::function<void()> late;     ///< throws, and names who has not come; may be empty
+};
+
 /// Collective: a copy of `original` whose errors are return codes. Polls, so that a rank that does
 /// not come is a TimeoutError and no hang.
 ///
 /// The copies that transports live on are left to MPI_Finalize. MPI_Comm_free is collective and
 /// wants no message under way, while a communicator of ours may end at any time on each rank; and a
 /// late message (an abort notice) to a freed communicator would reach the one that is made next.
-MPI_Comm duplicate(MPI_Comm original, std::chrono::milliseconds timeout);
+MPI_Comm duplicate(MPI_Comm original, const Wait& wait);
 
 /// Collective over `group`: the names of all ranks' hosts, by rank. Polls as duplicate() does.
-std::vector<std::string> host_names(MPI_Comm group, std::chrono::milliseconds timeout);
+std::vector<std::string> host_names(MPI_Comm group, const Wait& wait);
 
 int rank_in(MPI_Comm group);
 int size_of(MPI_Comm group);

@@ -22,9 +22,10 @@ void for_each_chunk(std::size_t bytes, std::size_t chunk_bytes, Visitor&& visit)
 
 }  // namespace
 
-MpiTransport::MpiTransport(MPI_Comm group, MpiMembers members, int place, std::size_t chunk_bytes,
-                           Timeout timeout)
+MpiTransport::MpiTransport(MPI_Comm group, int context, MpiMembers members, int place,
+                           std::size_t chunk_bytes, Timeout timeout)
     : group_{group},
+      context_{context},
       chunk_bytes_{chunk_bytes},
       timeout_{timeout},
       members_{std::move(members)},
@@ -40,7 +41,7 @@ RequestHandle MpiTransport::isend(ConstByteView data, int peer, int tag) {
       std::make_unique<MpiRequest>(MpiRequest::Kind::send, peer, data.size, chunk_bytes_, drain_);
   for_each_chunk(data.size, chunk_bytes_, [&](std::size_t offset, int bytes) {
     MpiRuntime::get().call("MPI_Isend", MPI_Isend, data.data + offset, bytes, MPI_BYTE,
-                           rank_in_group(peer), tag, group_, request->add());
+                           rank_in_group(peer), tag_in(context_, tag), group_, request->add());
   });
   return request;
 }
@@ -50,7 +51,7 @@ RequestHandle MpiTransport::irecv(ByteView data, int peer, int tag) {
                                               chunk_bytes_, drain_);
   for_each_chunk(data.size, chunk_bytes_, [&](std::size_t offset, int bytes) {
     MpiRuntime::get().call("MPI_Irecv", MPI_Irecv, data.data + offset, bytes, MPI_BYTE,
-                           rank_in_group(peer), tag, group_, request->add());
+                           rank_in_group(peer), tag_in(context_, tag), group_, request->add());
   });
   return request;
 }
@@ -74,31 +75,45 @@ RequestHandle MpiTransport::iallreduce(ConstTensorView in, TensorView out, Reduc
   return request;
 }
 
-Endpoint MpiTransport::split(int color, int place, std::span<const int> chosen) {
-  // Every rank of this transport comes here, whatever its color: others may share its copies.
-  const MPI_Comm data = duplicate(group_, timeout_);
-  const MPI_Comm control = duplicate(group_, timeout_);
-  if (color < 0) return {};
+Endpoint MpiTransport::split(const Split& split) {
+  if (split.color < 0) return {};
   MpiMembers members;
-  for (const int rank : chosen) {
+  for (const int rank : split.members) {
     members.ranks.push_back(rank_in_group(rank));
     members.hosts.push_back(members_.hosts[static_cast<std::size_t>(rank)]);
   }
-  auto channel = std::make_unique<MpiControlChannel>(control, members.ranks);
-  return {std::make_unique<MpiTransport>(data, std::move(members), place, chunk_bytes_, timeout_),
+  if (static_cast<int>(split.members.size()) == size_of(group_)) {
+    // Of its own: MPI's allreduces on one communicator match by their order.
+    const Wait wait{timeout_, split.waiting, split.late};
+    const MPI_Comm data = duplicate(group_, wait);
+    const MPI_Comm control = duplicate(group_, wait);
+    return endpoint_on(data, 0, control, 0, std::move(members), split.place);
+  }
+  // Making an MPI communicator takes all ranks of the group, and the others may not come.
+  const auto contexts = take_contexts(split.number);
+  return endpoint_on(group_, contexts.data, group_, contexts.control, std::move(members),
+                     split.place);
+}
+
+Endpoint MpiTransport::endpoint_on(MPI_Comm data, int data_context, MPI_Comm control,
+                                   int control_context, MpiMembers members, int place) const {
+  auto channel = std::make_unique<MpiControlChannel>(control, control_context, members.ranks);
+  return {std::make_unique<MpiTransport>(data, data_context, std::move(members), place,
+                                         chunk_bytes_, timeout_),
           std::move(channel)};
 }
 
 Endpoint make_mpi_endpoint(MPI_Comm original, std::size_t chunk_bytes, Timeout timeout) {
-  const MPI_Comm data = duplicate(original, timeout);
-  const MPI_Comm control = duplicate(original, timeout);
+  const Wait wait{timeout, {}, {}};
+  const MPI_Comm data = duplicate(original, wait);
+  const MPI_Comm control = duplicate(original, wait);
   MpiMembers members{std::vector<int>(static_cast<std::size_t>(size_of(data))),
-                     host_names(data, timeout)};
+                     host_names(data, wait)};
   std::iota(members.ranks.begin(), members.ranks.end(), 0);
-  auto channel = std::make_unique<MpiControlChannel>(control, members.ranks);
-  return {
-      std::make_unique<MpiTransport>(data, std::move(members), rank_in(data), chunk_bytes, timeout),
-      std::move(channel)};
+  auto channel = std::make_unique<MpiControlChannel>(control, 0, members.ranks);
+  return {std::make_unique<MpiTransport>(data, 0, std::move(members), rank_in(data), chunk_bytes,
+                                         timeout),
+          std::move(channel)};
 }
 
 }  // namespace thinwire::comm

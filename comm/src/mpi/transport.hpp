@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "contexts.hpp"
 #include "mpi_requests.hpp"
 #include "point_to_point.hpp"
 #include "runtime.hpp"
@@ -23,7 +24,8 @@ struct MpiMembers {
 /// size always notices.
 class MpiTransport final : public PointToPoint {
  public:
-  MpiTransport(MPI_Comm group, MpiMembers members, int place, std::size_t chunk_bytes,
+  /// `context`: keeps its messages apart from those of other transports on the same `group`.
+  MpiTransport(MPI_Comm group, int context, MpiMembers members, int place, std::size_t chunk_bytes,
                Timeout timeout);
 
   int rank() const override { return rank_; }
@@ -39,12 +41,16 @@ class MpiTransport final : public PointToPoint {
   bool has_allreduce() const override { return size() == size_of(group_); }
   RequestHandle iallreduce(ConstTensorView in, TensorView out, ReduceOp op) override;
 
-  Endpoint split(int color, int place, std::span<const int> members) override;
+  int split_number() override { return free_context(); }
+  Endpoint split(const Split& split) override;
 
  private:
+  Endpoint endpoint_on(MPI_Comm data, int data_context, MPI_Comm control, int control_context,
+                       MpiMembers members, int place) const;
   int rank_in_group(int peer) const { return members_.ranks[static_cast<std::size_t>(peer)]; }
 
   const MPI_Comm group_;
+  const int context_;
   const std::size_t chunk_bytes_;
   const Timeout timeout_;
   const MpiMembers members_;

@@ -79,7 +79,7 @@ TcpGroup::TcpGroup(TcpGroup& parent, std::uint64_t number, const std::vector<int
                std::make_unique<TcpChannel>(link_, number_, members_), &parent.control_, places} {}
 
 std::unique_ptr<HostGroup> TcpGroup::split(int color, int key) {
-  const auto places = agree_on_split(control_, color, key);
+  const auto places = agree_on_split(control_, color, key).members;
   // All members derive the same number for their channel; different ones for different groups.
   const auto number = compress::mix64(number_ + compress::mix64(++splits_) +
                                       static_cast<std::uint64_t>(std::max(color, 0)));

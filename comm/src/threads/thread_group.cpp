@@ -122,11 +122,11 @@ class ThreadTransport final : public PointToPoint {
     return std::make_unique<ThreadReceiveRequest>(group_, rank_, data, std::move(receive));
   }
 
-  Endpoint split(int color, int place, std::span<const int> members) override {
+  Endpoint split(const Split& split) override {
     const auto number = splits_++;
-    if (color < 0) return {};
-    return make_thread_endpoint(group_->child(number, color, static_cast<int>(members.size())),
-                                place);
+    if (split.color < 0) return {};
+    return make_thread_endpoint(
+        group_->child(number, split.color, static_cast<int>(split.members.size())), split.place);
   }
 
  private:
