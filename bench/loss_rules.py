@@ -5,8 +5,8 @@
 
 A laboratory for rules: torch alone, no exchange, the arithmetic of the codecs (docs/wire-format.md)
 but for groups of zeros, in two phases with residuals on both sides. A GPT on the text of
-ddp_gpt2.py, AdamW, cosine. A run is a codec (none, int4, sign, topk:DENSITY; or frozen: no codec)
-and changes to it, joined by +:
+ddp_gpt2.py, AdamW, cosine. A run is a codec (none, bf16, int4, sign, topk:DENSITY; or frozen:
+no codec) and changes to it, joined by +:
 
     norule       the second moment goes on
     late         it is frozen after 30 % of the steps, not 15
@@ -14,6 +14,9 @@ and changes to it, joined by +:
     white        gradients are coded divided by the root of the second moment
     floor        the second moment is at least 0.09 of its block's mean
     momentum     the first moment is coded after a worker's gradient has gone into it (1-bit Adam)
+    bf16         until the switch gradients go as bf16, not int4: the second moment is the better
+    refresh      every 16th step after it they do so again, without residuals, and the second
+                 moment takes 16 steps of its decay at once
 
 All but none, int4 and norule begin with int4 and freeze Adam's second moment at the switch.
 """
@@ -23,6 +26,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from gpt2.model import GPT2, SIZES, Size
@@ -30,7 +34,8 @@ from gpt2.text import Text
 from torch import Tensor
 
 BLOCK = 1024  # every parameter begins a new one, as on the wire
-CHANGES = {"norule", "late", "plain", "white", "floor", "momentum"}
+CHANGES = {"norule", "late", "plain", "white", "floor", "momentum", "bf16", "refresh"}
+REFRESH = 16
 Codec = Callable[[Tensor], Tensor]
 """What a decoder makes of [blocks, BLOCK] numbers."""
 
@@ -74,6 +79,8 @@ def codec_of(name: str, layout: Layout) -> Codec:
             return torch.where(x < 0, -scale, scale) * layout.exists
 
         return sign
+    if kind == "bf16":
+        return lambda x: x.bfloat16().float()
     if kind == "int4":
 
         def int4(x: Tensor) -> Tensor:
@@ -94,7 +101,7 @@ def codec_of(name: str, layout: Layout) -> Codec:
             return result.view(-1, BLOCK)
 
         return topk
-    raise SystemExit(f"no codec '{name}': none, frozen, int4, sign or topk:DENSITY")
+    raise SystemExit(f"no codec '{name}': none, frozen, bf16, int4, sign or topk:DENSITY")
 
 
 class Exchange:
@@ -118,6 +125,12 @@ class Exchange:
         self.server = torch.where(plain, self.server, y - sent)
         return torch.where(plain, sum(values) / len(values), sent)
 
+    def mean_alone(self, codec: Codec, values: list[Tensor]) -> Tensor:
+        """Residuals neither go out nor take anything up."""
+        plain = self.layout.plain
+        mean = torch.stack([torch.where(plain, x, codec(x)) for x in values]).mean(0)
+        return torch.where(plain, mean, codec(mean))
+
     def scale(self, factor: Tensor | float) -> None:
         self.worker = [residual * factor for residual in self.worker]
         self.server = self.server * factor
@@ -140,8 +153,8 @@ def losses(
         parameter.data = view
     first, second = torch.zeros_like(weights), torch.zeros_like(weights)
     exchange = Exchange(layout, workers)
-    rule = name not in ("none", "int4") and "norule" not in changes
-    warm_codec = codec_of("int4", layout)
+    rule = name not in ("none", "bf16", "int4") and "norule" not in changes
+    warm_codec = codec_of("bf16" if "bf16" in changes else "int4", layout)
     codec = None if name in ("none", "frozen") else codec_of(name, layout)
     switch = max(1, round((0.3 if "late" in changes else 0.15) * steps))
     beta1, beta2, epsilon, decay = 0.9, 0.999, 1e-8, 1e-2
@@ -164,19 +177,24 @@ def losses(
                 exchange.scale(1 / (second.sqrt() + epsilon))
             if "momentum" in changes:
                 exchange.scale(1 - beta1)
+        refreshing = rule and "refresh" in changes and switched and step % REFRESH == 0
         coded = gradients
-        if momentum := switched and "momentum" in changes:
+        if momentum := switched and not refreshing and "momentum" in changes:
             coded = [first.lerp(gradient, 1 - beta1) for gradient in gradients]
         if codec is None:
-            gradient = sum(gradients) / workers
+            gradient = torch.stack(gradients).mean(0)
         elif not switched:
             gradient = exchange.mean(warm_codec, gradients)
+        elif refreshing:
+            gradient = exchange.mean_alone(warm_codec, gradients)
         elif "white" in changes:
             root = second.sqrt() + epsilon
             gradient = root * exchange.mean(codec, [g / root for g in gradients])
         else:
             gradient = exchange.mean(codec, coded)
         first = gradient if momentum else first.lerp(gradient, 1 - beta1)
+        if refreshing:
+            second = (gradient * gradient).lerp(second, beta2**REFRESH)
         if rule and switched:
             root = second.sqrt()
         else:
@@ -228,9 +246,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--learning-rate", type=float, help="instead of the size's")
     parser.add_argument("-J", "--json", metavar="FILE", help="writes everything there")
     arguments = parser.parse_args()
     text = Text(13.0)
+    size = SIZES[arguments.size]
+    if arguments.learning_rate:
+        size = replace(size, learning_rate=arguments.learning_rate)
     rows = []
     print(f"{'run':<24} {'seed':>4} {'final loss':>10} {'against first':>13} {'s':>6}")
     for seed in range(arguments.seeds):
@@ -240,7 +262,7 @@ def main() -> None:
             curve = losses(
                 run,
                 seed,
-                SIZES[arguments.size],
+                size,
                 text,
                 torch.device(arguments.device),
                 arguments.steps,
