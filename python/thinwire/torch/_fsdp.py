@@ -194,11 +194,18 @@ class ReplicaHandle(Handle):
             dist.all_reduce(buffer, op=op, group=self._group)
             return
         self._submitted.add(group.fqn)
+        subtract = None
+        if self._momentum is not None and not summed:  # else the buffer is in another unit
+            parameters = [(name, self._parameters[name]) for name, _ in named]
+            pieces = [piece for _, piece in named]
+            subtract = self._momentum.add(parameters, pieces, self._rules)
         self._probe.add(named, buffer)
         future = self._reducer.submit(named, buffer, self._rules)
         self._reducer.finish_backward()  # the hook is over when it returns: nothing is held back
         future.wait()
         self._reducer.check()
+        if subtract is not None:
+            subtract()
         if summed:
             buffer.mul_(self._size)
 

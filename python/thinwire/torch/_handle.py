@@ -17,11 +17,13 @@ from thinwire.errors import InvalidArgument, Unsupported
 from thinwire.torch import _auto, _phases, _state
 from thinwire.torch._gpu_reducer import GpuReducer
 from thinwire.torch._host_reducer import HostReducer
+from thinwire.torch._momentum import CodedMomentum
 from thinwire.torch._probe import ResidualProbe
 from thinwire.torch._reducer import Bucket, BucketReducer, Future
 from thinwire.torch._refusals import refuse_parameters
 from thinwire.torch._rules import CodecRules
 from thinwire.torch._trace import write_trace
+from thinwire.torch.adamw import AdamW
 
 logger = logging.getLogger("thinwire")
 
@@ -74,6 +76,7 @@ class Handle:
         self._error: BaseException | None = None
         self._choice: _auto.Choice | None = None
         self._probe = ResidualProbe(scaler)
+        self._momentum = CodedMomentum(optimizer, scaler) if isinstance(optimizer, AdamW) else None
 
         CodecRules("none" if codec == "auto" else codec, codecs)  # raises before anything is made
         self._reducer: BucketReducer | None = None
@@ -268,14 +271,31 @@ class Handle:
             if self._travels_plain(named, buffer):
                 future = self._reducer.submit_plain(buffer, self._group)
             else:
-                self._probe.add(named, buffer)
-                future = self._reducer.submit(named, buffer, self._rules)
+                future = self._submit(named, bucket)
         except Exception as error:  # raised when backward is over: DDP has to finish first
             self._error = self._error or error
             future = _completed(buffer)
         if bucket.is_last():
             self._reducer.finish_backward()
         return future
+
+    def _submit(self, named: list[tuple[str, torch.Tensor]], bucket: private.GradBucket) -> Future:
+        assert self._reducer is not None
+        buffer = bucket.buffer()
+        subtract = None
+        if self._momentum is not None:
+            subtract = self._momentum.add(named, bucket.gradients(), self._rules)
+        self._probe.add(named, buffer)
+        future = self._reducer.submit(named, buffer, self._rules)
+        if subtract is None:
+            return future
+
+        def without_momentum(done: Future) -> torch.Tensor:
+            mean = done.value()
+            subtract()
+            return mean
+
+        return future.then(without_momentum)
 
     def _sizes(self) -> dict[str, int]:
         """Elements by parameter, as far as this rank exchanges them."""

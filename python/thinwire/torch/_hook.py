@@ -36,7 +36,7 @@ def compress(
     parameters of one dimension travel plain.
 
     ``sign`` and ``topk`` under Adam need ``optimizer``, a :class:`thinwire.torch.AdamW`: they begin
-    with ``int4`` and switch when the second moment has settled (``switch_at``: at that step).
+    with ``bf16`` and switch when the second moment has settled (``switch_at``: at that step).
     ``scaler``: the GradScaler in use, so that residuals stay in true units.
 
     The other options are those of :func:`ddp_hook`. Raises :class:`Unsupported` for what thinwire

@@ -278,7 +278,7 @@ def test_auto_picks_a_safe_codec_on_all_ranks():
     assert len(set(across_replicas(handle.codec))) == 1
 
 
-def test_sign_under_adam_begins_with_int4_and_switches():
+def test_sign_under_adam_begins_with_bf16_and_switches():
     model = sharded(grid()["shard"])
     optimizer = thinwire.torch.AdamW(model.parameters(), lr=1e-3)
     with pytest.raises(thinwire.InvalidArgument, match="give switch_at="):
@@ -287,9 +287,14 @@ def test_sign_under_adam_begins_with_int4_and_switches():
         model, grid()["replica"], "sign", optimizer=optimizer, switch_at=3
     )
     train(model, range(2), optimizer)
-    assert (handle.codec, optimizer.frozen) == ("int4", False)
+    assert (handle.codec, optimizer.frozen) == ("bf16", False)
     train(model, range(2, 6), optimizer)
     assert (handle.codec, optimizer.frozen) == ("sign", True)
+    for parameter, state in optimizer.state.items():
+        sizes = state["exp_avg"].to_local().abs().flatten()
+        if parameter.dim() > 1 and sizes.numel():  # signs of the momentum, in blocks
+            sizes = sizes[:1024]
+            torch.testing.assert_close(sizes, sizes.mean().expand_as(sizes), rtol=1e-4, atol=0)
     mine = parameters_of(model)
     assert all(torch.equal(mine, other) for other in across_replicas(mine))
 

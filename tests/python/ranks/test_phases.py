@@ -1,15 +1,16 @@
 import pytest
 import thinwire.torch
 import torch
+from conftest import DEVICE
 from training import loss_of, make_model, same_on_ranks, train
 
 
-def test_sign_begins_with_int4_and_switches_at_a_step():
+def test_sign_begins_with_bf16_and_switches_at_a_step():
     model = make_model()
     optimizer = thinwire.torch.AdamW(model.parameters(), lr=1e-3)
     handle = thinwire.torch.compress(model, "sign", optimizer=optimizer, switch_at=3)
     train(model, range(2), optimizer)
-    assert (handle.codec, optimizer.frozen) == ("int4", False)
+    assert (handle.codec, optimizer.frozen) == ("bf16", False)
     train(model, range(2, 3), optimizer)
     assert (handle.codec, optimizer.frozen) == ("sign", True)
     moments = [state["exp_avg_sq"].clone() for state in optimizer.state.values()]
@@ -29,6 +30,67 @@ def test_topk_switches_when_the_second_moment_has_settled():
         loss_of(model, 0).backward()
         optimizer.step()
     assert (handle.codec, optimizer.frozen) == ("topk:0.1", True)
+
+
+def frozen_and_one_more_backward(codec: str, **options):
+    """The model, its optimizer, its handle, and the momentum that the last backward met."""
+    model = make_model(bucket_cap_mb=25)
+    optimizer = thinwire.torch.AdamW(model.parameters(), lr=1e-3, maximize=options.pop("maximize"))
+    handle = thinwire.torch.compress(model, codec, optimizer=optimizer, switch_at=3, **options)
+    train(model, range(5), optimizer)
+    momentum = {p: state["exp_avg"].clone() for p, state in optimizer.state.items()}
+    optimizer.zero_grad()
+    loss_of(model, 5).backward()
+    return model, optimizer, handle, momentum
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+def test_after_the_switch_the_momentum_is_what_signs_are_of(maximize):
+    model, optimizer, _, before = frozen_and_one_more_backward("sign", maximize=maximize)
+    weight, bias = model.module.embed.weight, model.module.embed.bias  # 768 elements: one block
+    momentum = -before[weight] if maximize else before[weight]
+    sizes = (weight.grad + 9 * momentum).abs()
+    torch.testing.assert_close(sizes, sizes.mean().expand_as(sizes), rtol=1e-4, atol=0)
+    assert weight.grad.abs().std() > 0.1 * weight.grad.abs().mean()
+    assert bias.grad.unique().numel() > 40  # plain parameters go as they are
+    optimizer.step()
+    sizes = optimizer.state[weight]["exp_avg"].abs()
+    torch.testing.assert_close(sizes, sizes.mean().expand_as(sizes), rtol=1e-4, atol=0)
+    assert same_on_ranks(model)
+
+
+def test_other_codecs_after_the_switch_code_the_gradient():
+    model, _, handle, _ = frozen_and_one_more_backward("sign", maximize=False)
+    handle.set_codec("none")
+    model.zero_grad()
+    loss_of(model, 5).backward()
+    plain = make_model(bucket_cap_mb=25)
+    plain.load_state_dict(model.state_dict())
+    loss_of(plain, 5).backward()
+    for mine, its in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, its.grad)  # buckets differ, and with them the sums
+
+
+@pytest.mark.parametrize("scale", [2.0**10, 2.0**-6])
+def test_a_loss_scale_scales_the_momentum_too(scale):
+    runs = []
+    for scaler in (None, torch.amp.GradScaler(DEVICE.type, init_scale=scale)):
+        model = make_model()
+        optimizer = thinwire.torch.AdamW(model.parameters(), lr=1e-3)
+        options = {"optimizer": optimizer, "switch_at": 2, "scaler": scaler}
+        thinwire.torch.compress(model, "topk:0.1", **options)
+        for step in range(5):
+            optimizer.zero_grad()
+            if scaler is None:
+                loss_of(model, step).backward()
+                optimizer.step()
+            else:
+                scaler.scale(loss_of(model, step)).backward()
+                scaler.step(optimizer)
+                scaler.update()
+        runs.append(model)
+    for mine, its in zip(*(run.parameters() for run in runs), strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-5, atol=1e-6)
 
 
 def test_resume_after_and_before_the_switch():

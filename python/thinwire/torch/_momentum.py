@@ -1,0 +1,83 @@
+"""Adam's momentum goes through the codec, not the gradient."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from thinwire import _torch_private as private
+from thinwire.torch._rules import CodecRules
+from thinwire.torch.adamw import AdamW
+
+CODECS = ("sign", "topk")
+"""Those whose single steps are far from the gradient; what they send is right over time only."""
+
+
+class CodedMomentum:
+    """1-bit Adam (Tang et al. 2021) in a gradient's clothes.
+
+    There a worker codes m' = beta1 m + (1 - beta1) g, and the mean of the decoded m' becomes m. As
+    every rank knows m, this is the same up to rounding, a factor of 1 / (1 - beta1) left out:
+
+        g + c m,  c = beta1 / (1 - beta1),  is coded with error feedback and averaged;
+        c m is subtracted again, so that the optimizer makes of the rest what came back as m.
+
+    So gradients stay gradients: residuals keep their unit when the codec changes, a loss scale is a
+    factor of both terms, and any number of backwards a step is right.
+
+    The momentum is added once the optimizer is frozen, for fp32 parameters that it has seen and
+    whose codec is one of CODECS. All ranks hold the same m.
+    """
+
+    def __init__(self, optimizer: AdamW, scaler: private.GradScaler | None) -> None:
+        self._optimizer = optimizer
+        self._scaler = scaler
+
+    def add(
+        self, named: Sequence[tuple[str, Tensor]], gradients: Sequence[Tensor], rules: CodecRules
+    ) -> Callable[[], None] | None:
+        """Adds c m to the gradients of these parameters in place, on the current stream.
+
+        The gradient of a shard may be longer than it, by rows of padding.
+
+        Returns what subtracts it again; None if there is nothing to add.
+        """
+        if not self._optimizer.frozen:
+            return None
+        factors = self._factors()
+        chosen: list[Tensor] = []
+        momenta: list[Tensor] = []
+        scales: list[float] = []
+        for (name, parameter), gradient in zip(named, gradients, strict=True):
+            momentum = self._optimizer.state.get(parameter, {}).get("exp_avg")
+            factor = factors.get(parameter)
+            if momentum is None or factor is None or gradient.dtype != torch.float32:
+                continue
+            if rules.codec_of(name, parameter).startswith(CODECS):
+                local = _local(momentum)
+                chosen.append(gradient[: len(local)])
+                momenta.append(local)
+                scales.append(factor)
+        if not chosen:
+            return None
+        shares = torch._foreach_mul(momenta, scales)
+        loss_scale = private.loss_scale(self._scaler)
+        if loss_scale is not None:
+            torch._foreach_mul_(shares, loss_scale.to(shares[0].device))
+        torch._foreach_add_(chosen, shares)
+        return lambda: torch._foreach_sub_(chosen, shares)
+
+    def _factors(self) -> dict[Tensor, float]:
+        """c by parameter; below 0 for an optimizer that maximizes, whose m is that of -g."""
+        factors = {}
+        for group in self._optimizer.param_groups:
+            beta1 = float(group["betas"][0])
+            factor = beta1 / (1 - beta1) * (-1 if group["maximize"] else 1)
+            factors.update(dict.fromkeys(group["params"], factor))
+        return factors
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """What this rank holds of a DTensor."""
+    to_local: Callable[[], Tensor] | None = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
