@@ -4,6 +4,7 @@
     torchrun --nproc-per-node 2 bench/ddp_cnn.py --device cpu --epochs 1 --samples 8000
     torchrun --nproc-per-node 4 bench/ddp_cnn.py -J cnn.json
 
+Sign and top-k code the momentum; "thinwire:sign@gradient" codes the gradient, for comparison.
 All methods have the same hyper-parameters and, by seed, the same data and start. Prints the
 uncompressed first with the spread of its seeds, and how many points of test accuracy each method
 is away from it. The data set is Debian's package dataset-fashion-mnist; nothing is downloaded.
@@ -59,8 +60,9 @@ def train(
     device = data.images.device
     torch.manual_seed(seed)
     ddp = wrap(make_cnn().to(device), method)
-    attached = attach(method, ddp)
     optimizer = torch.optim.SGD(ddp.parameters(), lr=arguments.lr, momentum=arguments.momentum)
+    method, _, variant = method.partition("@")
+    attached = attach(method, ddp, None if variant == "gradient" else optimizer)
     rank, ranks = dist.get_rank(), dist.get_world_size()
     steps_an_epoch = len(data.labels) // (arguments.batch * ranks)
     steps = arguments.epochs * steps_an_epoch

@@ -68,8 +68,13 @@ def wrap(model: nn.Module, method: str) -> DistributedDataParallel:
     return DistributedDataParallel(model, **options)
 
 
-def attach(method: str, ddp: DistributedDataParallel) -> Attached:
-    """Puts ``method`` on the model; collective. Sign and top-k begin at once (for speed)."""
+def attach(
+    method: str, ddp: DistributedDataParallel, optimizer: torch.optim.Optimizer | None = None
+) -> Attached:
+    """Puts ``method`` on the model; collective. Sign and top-k begin at once (for speed).
+
+    ``optimizer``: for thinwire's, whose momentum they then code.
+    """
     kind, _, argument = method.partition(":")
     if kind == "ddp":
         return _counted(ring_bytes(ddp))
@@ -89,7 +94,7 @@ def attach(method: str, ddp: DistributedDataParallel) -> Attached:
     if kind == "thinwire":
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*optimizer rule")
-            return _attach_thinwire(ddp, argument)
+            return _attach_thinwire(ddp, argument, optimizer=optimizer)
     raise SystemExit(f"unknown method '{method}'; there are {', '.join(ALL)}, fp16, and powersgd:R")
 
 

@@ -39,7 +39,7 @@ def test_the_module_is_built_and_two_ranks_exchange_over_it(tmp_path):
         "ranks.allreduce(tensor, codec='bf16')\n"
         "assert (tensor == 0.5).all()\n"
         f"assert {str(module)!r} in open('/proc/self/maps').read()\n"
-        "print('rank', ranks.rank, 'over', ranks.transport)\n"
+        "import sys; sys.stdout.write(f'rank {ranks.rank} over {ranks.transport}\\n')\n"
     )
     ranks = subprocess.run(
         [ROOT / "launch/mpirun", "-np", "2", "--", sys.executable, "-c", program],

@@ -76,7 +76,9 @@ class Handle:
         self._error: BaseException | None = None
         self._choice: _auto.Choice | None = None
         self._probe = ResidualProbe(scaler)
-        self._momentum = CodedMomentum(optimizer, scaler) if isinstance(optimizer, AdamW) else None
+        self._momentum: CodedMomentum | None = None
+        if isinstance(optimizer, AdamW | torch.optim.SGD):
+            self._momentum = CodedMomentum(optimizer, scaler)
 
         CodecRules("none" if codec == "auto" else codec, codecs)  # raises before anything is made
         self._reducer: BucketReducer | None = None

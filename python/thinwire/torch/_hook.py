@@ -36,7 +36,8 @@ def compress(
     parameters of one dimension travel plain.
 
     ``sign`` and ``topk`` under Adam need ``optimizer``, a :class:`thinwire.torch.AdamW`: they begin
-    with ``bf16`` and switch when the second moment has settled (``switch_at``: at that step).
+    with ``bf16`` and switch when the second moment has settled (``switch_at``: at that step). Under
+    SGD with momentum they need ``optimizer`` too, torch's own: then they code the momentum.
     ``scaler``: the GradScaler in use, so that residuals stay in true units.
 
     The other options are those of :func:`ddp_hook`. Raises :class:`Unsupported` for what thinwire

@@ -1,4 +1,4 @@
-"""Adam's momentum goes through the codec, not the gradient."""
+"""The optimizer's momentum goes through the codec, not the gradient."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,7 +14,7 @@ CODECS = ("sign", "topk")
 
 
 class CodedMomentum:
-    """1-bit Adam (Tang et al. 2021) in a gradient's clothes.
+    """1-bit Adam (Tang et al. 2021) in a gradient's clothes, and the same for SGD.
 
     There a worker codes m' = beta1 m + (1 - beta1) g, and the mean of the decoded m' becomes m. As
     every rank knows m, this is the same up to rounding, a factor of 1 / (1 - beta1) left out:
@@ -23,18 +23,24 @@ class CodedMomentum:
         c m is subtracted again, so that the optimizer makes of the rest what came back as m.
 
     So gradients stay gradients: residuals keep their unit when the codec changes, a loss scale is a
-    factor of both terms, and any number of backwards a step is right.
+    factor of both terms, and any number of backwards a step is right. For torch.optim.SGD, whose m'
+    is momentum m + (1 - dampening) g, c = momentum / (1 - dampening).
 
-    The momentum is added once the optimizer is frozen, for fp32 parameters that it has seen and
-    whose codec is one of CODECS. All ranks hold the same m.
+    The momentum is added once AdamW is frozen, under SGD from the first, for fp32 parameters that
+    the optimizer has seen and whose codec is one of CODECS. All ranks hold the same m.
     """
 
-    def __init__(self, optimizer: AdamW, scaler: private.GradScaler | None) -> None:
+    def __init__(
+        self, optimizer: AdamW | torch.optim.SGD, scaler: private.GradScaler | None
+    ) -> None:
         self._optimizer = optimizer
         self._scaler = scaler
 
     def add(
-        self, named: Sequence[tuple[str, Tensor]], gradients: Sequence[Tensor], rules: CodecRules
+        self,
+        named: Sequence[tuple[str, Tensor]],
+        gradients: Sequence[Tensor],
+        rules: CodecRules,
     ) -> Callable[[], None] | None:
         """Adds c m to the gradients of these parameters in place, on the current stream.
 
@@ -42,16 +48,19 @@ class CodedMomentum:
 
         Returns what subtracts it again; None if there is nothing to add.
         """
-        if not self._optimizer.frozen:
-            return None
+        key = "momentum_buffer"
+        if isinstance(self._optimizer, AdamW):
+            key = "exp_avg"
+            if not self._optimizer.frozen:
+                return None
         factors = self._factors()
         chosen: list[Tensor] = []
         momenta: list[Tensor] = []
         scales: list[float] = []
         for (name, parameter), gradient in zip(named, gradients, strict=True):
-            momentum = self._optimizer.state.get(parameter, {}).get("exp_avg")
+            momentum = self._optimizer.state.get(parameter, {}).get(key)
             factor = factors.get(parameter)
-            if momentum is None or factor is None or gradient.dtype != torch.float32:
+            if momentum is None or not factor or gradient.dtype != torch.float32:
                 continue
             if rules.codec_of(name, parameter).startswith(CODECS):
                 local = _local(momentum)
@@ -71,9 +80,13 @@ class CodedMomentum:
         """c by parameter; below 0 for an optimizer that maximizes, whose m is that of -g."""
         factors = {}
         for group in self._optimizer.param_groups:
-            beta1 = float(group["betas"][0])
-            factor = beta1 / (1 - beta1) * (-1 if group["maximize"] else 1)
-            factors.update(dict.fromkeys(group["params"], factor))
+            if "betas" in group:
+                decay = float(group["betas"][0])
+                fresh = 1 - decay
+            else:
+                decay, fresh = group["momentum"], 1 - group["dampening"]
+            factor = decay / fresh if fresh else 0.0
+            factors.update(dict.fromkeys(group["params"], -factor if group["maximize"] else factor))
         return factors
 
 

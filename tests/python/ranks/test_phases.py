@@ -59,6 +59,32 @@ def test_after_the_switch_the_momentum_is_what_signs_are_of(maximize):
     assert same_on_ranks(model)
 
 
+@pytest.mark.parametrize("options", [{}, {"maximize": True}, {"nesterov": True}])
+def test_under_sgd_the_momentum_is_what_signs_are_of(options):
+    model = make_model(bucket_cap_mb=25)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, **options)
+    thinwire.torch.compress(model, "sign", optimizer=optimizer)
+    weight = model.module.embed.weight  # 768 elements: one block
+    for step in range(4):
+        train(model, [step], optimizer)
+        sizes = optimizer.state[weight]["momentum_buffer"].abs()
+        torch.testing.assert_close(sizes, sizes.mean().expand_as(sizes), rtol=1e-4, atol=0)
+    assert weight.grad.abs().std() > 0.1 * weight.grad.abs().mean()
+    assert same_on_ranks(model)
+
+
+def test_without_momentum_sgd_changes_nothing():
+    models = []
+    for optimizer in (None, "own"):
+        model = make_model()
+        sgd = torch.optim.SGD(model.parameters(), lr=0.05)
+        thinwire.torch.compress(model, "sign", optimizer=sgd if optimizer else None)
+        train(model, range(4), sgd)
+        models.append(model)
+    for a, b in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_other_codecs_after_the_switch_code_the_gradient():
     model, _, handle, _ = frozen_and_one_more_backward("sign", maximize=False)
     handle.set_codec("none")
