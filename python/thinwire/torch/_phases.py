@@ -47,8 +47,8 @@ def first_codec(
     if warn and may_be_adam:
         warnings.warn(
             f"'{codec}' under Adam without its optimizer rule: {gap} on a small GPT "
-            "(docs/tuning.md). Train with thinwire.torch.AdamW and pass optimizer=. Under SGD, "
-            "ignore this",
+            "(docs/tuning.md). Train with thinwire.torch.AdamW and pass optimizer=. Pass SGD too, "
+            "if it has momentum",
             stacklevel=6,
         )
     return codec

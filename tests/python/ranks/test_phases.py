@@ -73,6 +73,7 @@ def test_under_sgd_the_momentum_is_what_signs_are_of(options):
     assert same_on_ranks(model)
 
 
+@pytest.mark.filterwarnings("ignore:.*optimizer rule")
 def test_without_momentum_sgd_changes_nothing():
     models = []
     for optimizer in (None, "own"):
