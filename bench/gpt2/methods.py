@@ -36,7 +36,7 @@ TRAINED = [
 ]
 """By default with --train: those with a bar for the loss, and sign and top-k without their rule."""
 WARM_UP = 0.15
-"""The part of training after which sign and top-k take over from int4 (--train)."""
+"""The part of training after which sign and top-k take over from bf16 (--train)."""
 
 
 class NotHere(Exception):
