@@ -14,11 +14,12 @@ no codec) and changes to it, joined by +:
     white        gradients are coded divided by the root of the second moment
     floor        the second moment is at least 0.09 of its block's mean
     momentum     the first moment is coded after a worker's gradient has gone into it (1-bit Adam)
-    bf16         until the switch gradients go as bf16, not int4: the second moment is the better
+    bf16         until the switch gradients go as bf16, not int4
     refresh      every 16th step after it they do so again, without residuals, and the second
                  moment takes 16 steps of its decay at once
 
-All but none, int4 and norule begin with int4 and freeze Adam's second moment at the switch.
+All but none, bf16, int4 and norule begin with int4 (or +bf16), and freeze Adam's second moment at
+the switch.
 """
 
 import argparse

@@ -35,6 +35,8 @@ class CodedMomentum:
     ) -> None:
         self._optimizer = optimizer
         self._scaler = scaler
+        self._group_of: dict[Tensor, int] = {}  # the number of a parameter's group
+        self._groups = 0
 
     def add(
         self,
@@ -53,14 +55,13 @@ class CodedMomentum:
             key = "exp_avg"
             if not self._optimizer.frozen:
                 return None
-        factors = self._factors()
         chosen: list[Tensor] = []
         momenta: list[Tensor] = []
         scales: list[float] = []
         for (name, parameter), gradient in zip(named, gradients, strict=True):
             momentum = self._optimizer.state.get(parameter, {}).get(key)
-            factor = factors.get(parameter)
-            if momentum is None or not factor or gradient.dtype != torch.float32:
+            factor = self._factor(parameter)
+            if momentum is None or factor == 0 or gradient.dtype != torch.float32:
                 continue
             if rules.codec_of(name, parameter).startswith(CODECS):
                 local = _local(momentum)
@@ -76,18 +77,23 @@ class CodedMomentum:
         torch._foreach_add_(chosen, shares)
         return lambda: torch._foreach_sub_(chosen, shares)
 
-    def _factors(self) -> dict[Tensor, float]:
-        """c by parameter; below 0 for an optimizer that maximizes, whose m is that of -g."""
-        factors = {}
-        for group in self._optimizer.param_groups:
-            if "betas" in group:
-                decay = float(group["betas"][0])
-                fresh = 1 - decay
-            else:
-                decay, fresh = group["momentum"], 1 - group["dampening"]
-            factor = decay / fresh if fresh else 0.0
-            factors.update(dict.fromkeys(group["params"], -factor if group["maximize"] else factor))
-        return factors
+    def _factor(self, parameter: Tensor) -> float:
+        """Its c; below 0 if the optimizer maximizes, whose m is that of -g; 0 for a stranger."""
+        groups = self._optimizer.param_groups
+        if len(groups) != self._groups:
+            self._groups = len(groups)
+            self._group_of = {p: i for i, group in enumerate(groups) for p in group["params"]}
+        number = self._group_of.get(parameter)
+        if number is None:
+            return 0.0
+        group = groups[number]  # looked up each time: schedulers change it, loading replaces it
+        if "betas" in group:
+            decay = float(group["betas"][0])
+            fresh = 1 - decay
+        else:
+            decay, fresh = group["momentum"], 1 - group["dampening"]
+        factor = float(decay / fresh) if fresh else 0.0
+        return -factor if group["maximize"] else factor
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ class AdamW(torch.optim.AdamW):
 
     Under sign and top-k the averaged gradient g is right over time (error feedback), but its square
     is not: an Adam that goes on to square it loses its step sizes. So, as in 1-bit Adam (Tang et
-    al. 2021), v stops at the switch, after step T. Unlike there the gradient is coded and averaged
-    and not the momentum, so both moments are the same on all ranks. At the switch, once:
+    al. 2021), v stops at the switch, after step T. Here g is the averaged gradient as it came out
+    of the codec; both moments are the same on all ranks. At the switch, once:
 
         v  <-  v_T / (1 - beta2^T)              (max_exp_avg_sq alike under amsgrad)
 
