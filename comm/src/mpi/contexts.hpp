@@ -14,8 +14,8 @@ int free_context();
 
 /// Of a transport's data and of its control channel.
 struct Contexts {
-  int data;
-  int control;
+  int data = 0;
+  int control = 0;
 };
 
 /// Takes two from `first` on, the highest that a member has proposed. Throws TransportError when

@@ -20,6 +20,14 @@ void for_each_chunk(std::size_t bytes, std::size_t chunk_bytes, Visitor&& visit)
   visit(offset, static_cast<int>(bytes - offset));
 }
 
+Endpoint endpoint_on(MPI_Comm data, MPI_Comm control, Contexts contexts, MpiMembers members,
+                     int place, std::size_t chunk_bytes, Timeout timeout) {
+  auto channel = std::make_unique<MpiControlChannel>(control, contexts.control, members.ranks);
+  return {std::make_unique<MpiTransport>(data, contexts.data, std::move(members), place,
+                                         chunk_bytes, timeout),
+          std::move(channel)};
+}
+
 }  // namespace
 
 MpiTransport::MpiTransport(MPI_Comm group, int context, MpiMembers members, int place,
@@ -87,20 +95,11 @@ Endpoint MpiTransport::split(const Split& split) {
     const Wait wait{timeout_, split.waiting, split.late};
     const MPI_Comm data = duplicate(group_, wait);
     const MPI_Comm control = duplicate(group_, wait);
-    return endpoint_on(data, 0, control, 0, std::move(members), split.place);
+    return endpoint_on(data, control, {}, std::move(members), split.place, chunk_bytes_, timeout_);
   }
   // Making an MPI communicator takes all ranks of the group, and the others may not come.
-  const auto contexts = take_contexts(split.number);
-  return endpoint_on(group_, contexts.data, group_, contexts.control, std::move(members),
-                     split.place);
-}
-
-Endpoint MpiTransport::endpoint_on(MPI_Comm data, int data_context, MPI_Comm control,
-                                   int control_context, MpiMembers members, int place) const {
-  auto channel = std::make_unique<MpiControlChannel>(control, control_context, members.ranks);
-  return {std::make_unique<MpiTransport>(data, data_context, std::move(members), place,
-                                         chunk_bytes_, timeout_),
-          std::move(channel)};
+  return endpoint_on(group_, group_, take_contexts(split.number), std::move(members), split.place,
+                     chunk_bytes_, timeout_);
 }
 
 Endpoint make_mpi_endpoint(MPI_Comm original, std::size_t chunk_bytes, Timeout timeout) {
@@ -110,10 +109,7 @@ Endpoint make_mpi_endpoint(MPI_Comm original, std::size_t chunk_bytes, Timeout t
   MpiMembers members{std::vector<int>(static_cast<std::size_t>(size_of(data))),
                      host_names(data, wait)};
   std::iota(members.ranks.begin(), members.ranks.end(), 0);
-  auto channel = std::make_unique<MpiControlChannel>(control, 0, members.ranks);
-  return {std::make_unique<MpiTransport>(data, 0, std::move(members), rank_in(data), chunk_bytes,
-                                         timeout),
-          std::move(channel)};
+  return endpoint_on(data, control, {}, std::move(members), rank_in(data), chunk_bytes, timeout);
 }
 
 }  // namespace thinwire::comm

@@ -45,8 +45,6 @@ class MpiTransport final : public PointToPoint {
   Endpoint split(const Split& split) override;
 
  private:
-  Endpoint endpoint_on(MPI_Comm data, int data_context, MPI_Comm control, int control_context,
-                       MpiMembers members, int place) const;
   int rank_in_group(int peer) const { return members_.ranks[static_cast<std::size_t>(peer)]; }
 
   const MPI_Comm group_;
