@@ -5,6 +5,7 @@
 #include <exception>
 #include <functional>
 #include <future>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <type_traits>
@@ -48,12 +49,13 @@ class LaunchThread {
   /// Waits until all calls so far and this one have been made; returns what it returned.
   template <typename Call>
   std::invoke_result_t<Call> wait(Call&& call) {
-    std::packaged_task<std::invoke_result_t<Call>()> task{[this, &call] {
+    // Shared: the result is there, and the waiter gone, before the task has returned.
+    auto task = std::make_shared<std::packaged_task<std::invoke_result_t<Call>()>>([this, &call] {
       if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
       return call();
-    }};
-    auto result = task.get_future();
-    push([&task] { task(); });
+    });
+    auto result = task->get_future();
+    push([task = std::move(task)] { (*task)(); });
     return result.get();
   }
 
