@@ -158,9 +158,9 @@ __global__ void __launch_bounds__(threads_per_tile, encode_tiles_per_sm)
     shares_bytes |= write_pads(frame.chunk.pads[static_cast<int>(Phase::reduce)], 0,
                                frame.chunk.shards, launch.slots, slot_bytes);
   }
-  const Arrival arrival{tile.shard,   tile.way,    frame.chunk.arrivals[tile.shard],
-                        coded.digest, coded.flags, shares_bytes};
-  if (arrive(share, frame, arrival)) finish_encode(launch);
+  const Arrival arrival{tile.shard, tile.way, frame.chunk.arrivals[tile.shard], coded.digest,
+                        coded.flags};
+  if (gather_as_last(share, frame, arrival, shares_bytes)) finish_encode(launch);
 }
 
 // ---- reduce ----
@@ -287,14 +287,9 @@ __global__ void __launch_bounds__(threads_per_tile, reduce_tiles_per_sm)
                launch.slot_out, 0);
   }
   const HeaderCheck check = check_inputs_early(frame, launch.inputs, launch.shard, tile);
-  // When a peer's slot is refused, the last one overwrites what all wrote.
-  const Arrival arrival{place_in,
-                        tile.way,
-                        frame.chunk.arrivals[launch.shard],
-                        coded.digest_in + check.digest,
-                        coded.flags | check.flags,
-                        true};
-  if (arrive<true>(share, frame, arrival, coded.digest)) finish_reduce_encode(launch);
+  const Arrival arrival{place_in, tile.way, frame.chunk.arrivals[launch.shard],
+                        coded.digest_in + check.digest, coded.flags | check.flags};
+  gather<true>(share, frame, arrival, coded.digest);
 }
 
 /// For reduce-scatter: the dtype is looked up as values are stored.
@@ -319,10 +314,9 @@ __global__ void __launch_bounds__(threads_per_tile, reduce_tiles_per_sm)
     });
   }
   const HeaderCheck check = check_inputs_early(frame, launch.inputs, launch.shard, tile);
-  const Arrival arrival{
-      place_in,    tile.way, frame.chunk.arrivals[launch.shard], digest + check.digest,
-      check.flags, true};
-  if (arrive(share, frame, arrival)) finish_reduce(launch);
+  const Arrival arrival{place_in, tile.way, frame.chunk.arrivals[launch.shard],
+                        digest + check.digest, check.flags};
+  gather(share, frame, arrival);
 }
 
 // ---- decode ----
@@ -408,10 +402,9 @@ __global__ void __launch_bounds__(threads_per_tile, decode_tiles_per_sm)
           ? decode_even_tile<Codec, T>(launch, walk, unit, slot)
           : decode_uneven_tile<Codec, T>(launch, walk, slot);
   const HeaderCheck check = check_owner_early(frame, slot, tile);
-  const Arrival arrival{
-      tile.shard,  tile.way, frame.chunk.arrivals[tile.shard], digest + check.digest,
-      check.flags, true};
-  if (arrive(share, frame, arrival)) finish_decode(launch);
+  const Arrival arrival{tile.shard, tile.way, frame.chunk.arrivals[tile.shard],
+                        digest + check.digest, check.flags};
+  gather(share, frame, arrival);
 }
 
 // ---- launches ----

@@ -4,8 +4,6 @@
 #include <fmt/format.h>
 
 #include <array>
-#include <numeric>
-#include <optional>
 #include <string_view>
 
 #include "coder_checks.hpp"
@@ -63,16 +61,13 @@ struct CudaCoder::Impl {
   CudaStep* step;
   ErrorRing::DeviceHandle errors;
 
-  /// `shard`: an owner's; all of them for the other verbs.
-  VerbFrame frame(int chunk, Verb verb, std::optional<int> shard = {}) const {
+  VerbFrame frame(int chunk, Verb verb) const {
     const DeviceChunk& tables = device.chunk(chunk, verb);
-    const std::uint32_t ways = shard ? tables.ways[static_cast<std::size_t>(*shard)]
-                                     : std::accumulate(tables.ways.begin(), tables.ways.end(), 0u);
     return {.chunk = tables.view,
             .gathered = tables.gathered,
             .step = step->device_block(),
             .errors = errors,
-            .ways = ways,
+            .ways = tables.ways,
             .topk = {}};
   }
 
@@ -94,20 +89,12 @@ struct CudaCoder::Impl {
 
   /// Calls body(section, first tile, tiles) for the sections that have tiles of an owner's shard.
   template <typename Body>
-  std::uint32_t for_each_section(int chunk, Verb verb, int shard, Body body) const {
-    std::uint32_t total = 0;
+  void for_each_section(int chunk, Verb verb, int shard, Body body) const {
     for (const SectionTiles& section : device.chunk(chunk, verb).sections) {
       const auto at = static_cast<std::size_t>(shard);
       const std::uint32_t tiles = section.first_tile[at + 1] - section.first_tile[at];
       if (tiles != 0) body(section, section.first_tile[at], tiles);
-      total += tiles;
     }
-    return total;
-  }
-
-  std::uint32_t tiles_of(int chunk, Verb verb, int shard) const {
-    return for_each_section(chunk, verb, shard,
-                            [](const SectionTiles&, std::uint32_t, std::uint32_t) {});
   }
 };
 
@@ -161,8 +148,7 @@ void CudaCoder::reduce_encode(int chunk, ConstByteView slots, CudaState& state,
                      plan.slot_bytes(chunk, Phase::reduce));
   check_device_slots("reduce_encode", slot_out, 1, plan.slot_bytes(chunk, Phase::gather));
 
-  const std::uint32_t all_tiles = impl_->tiles_of(chunk, Verb::reduce_encode, state.shard());
-  ReduceEncodeLaunch launch{.frame = impl_->frame(chunk, Verb::reduce_encode, state.shard()),
+  ReduceEncodeLaunch launch{.frame = impl_->frame(chunk, Verb::reduce_encode),
                             .inputs = impl_->inputs(chunk, slots),
                             .server = {{state.server_version(0), state.server_version(1)}},
                             .state = state.device_row(),
@@ -181,7 +167,7 @@ void CudaCoder::reduce_encode(int chunk, ConstByteView slots, CudaState& state,
         launcher_of(spec.codec).reduce_encode(launch, tiles, call.stream.handle());
         launch.writes_pads = false;
       });
-  if (all_tiles == 0) reduce_encode_nothing(launch, call.stream.handle());
+  finish_reduce_encode(launch, call.stream.handle());
 }
 
 void CudaCoder::decode(int chunk, ConstByteView slots, const CudaCall& call, TensorView gradients) {
@@ -204,7 +190,7 @@ void CudaCoder::decode(int chunk, ConstByteView slots, const CudaCall& call, Ten
     launcher_of(impl_->spec_of(section).codec)
         .decode(launch, section.tiles(), call.stream.handle());
   }
-  if (tables.tiles == 0) decode_nothing(launch, call.stream.handle());
+  finish_decode(launch, call.stream.handle());
 }
 
 void CudaCoder::reduce(int chunk, ConstByteView slots, int shard, const CudaCall& call,
@@ -215,8 +201,7 @@ void CudaCoder::reduce(int chunk, ConstByteView slots, int shard, const CudaCall
   check_device_slots("reduce", slots, static_cast<std::size_t>(plan.ranks()),
                      plan.slot_bytes(chunk, Phase::reduce));
 
-  const std::uint32_t all_tiles = impl_->tiles_of(chunk, Verb::reduce, shard);
-  ReduceLaunch launch{.frame = impl_->frame(chunk, Verb::reduce, shard),
+  ReduceLaunch launch{.frame = impl_->frame(chunk, Verb::reduce),
                       .inputs = impl_->inputs(chunk, slots),
                       .out_scale = call.out_scale,
                       .out = out.data,
@@ -231,7 +216,7 @@ void CudaCoder::reduce(int chunk, ConstByteView slots, int shard, const CudaCall
         launch.first_tile = first;
         launcher_of(impl_->spec_of(section).codec).reduce(launch, tiles, call.stream.handle());
       });
-  if (all_tiles == 0) reduce_nothing(launch, call.stream.handle());
+  finish_reduce(launch, call.stream.handle());
 }
 
 std::string describe(const DeviceError& error) {

@@ -132,7 +132,7 @@ DeviceChunk lay_out(const ChunkTables& tables, const Plan& plan, int chunk, Verb
   result.tiles = static_cast<std::uint32_t>(tables.tiles.size());
   view.arrivals = image.put(tables.arrivals);
   for (const std::uint32_t arrivals : tables.arrivals) {
-    result.ways.push_back(std::min(arrivals, ways));
+    result.ways += std::min(arrivals, ways);
   }
   return result;
 }

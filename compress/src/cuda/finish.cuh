@@ -7,7 +7,7 @@
 #include "cuda/unit.cuh"
 #include "thinwire/compress/cuda_coder.hpp"
 
-/// What the thread blocks of a verb do together: padding, digests, and the last one's work.
+/// What the thread blocks of a verb do together: padding, digests, and checks of what came.
 namespace thinwire::compress::cuda {
 
 /// Orders what this thread block has done before what another does after it has seen it. Lighter
@@ -62,42 +62,54 @@ __device__ inline bool add_digest(const Gathered& gathered, unsigned place, unsi
   return atomicAdd(parts, (digest & part_mask) + one) >> count_shift == count - 1;
 }
 
-/// Takes what `count` thread blocks added at a place and leaves zero. By a warp: a lane a way.
-__device__ inline std::uint64_t take_digest(const Gathered& gathered, unsigned place,
-                                            std::uint32_t count) {
+/// What thread blocks added at a place, as it was loaded; the loads of a verb's last thread block
+/// are started together, for each is a trip to L2.
+struct Taken {
+  std::uint64_t parts[digest_parts];  ///< of the way lane_id()
+  std::uint32_t flags;
+};
+__device__ inline Taken start_taking(const Gathered& gathered, unsigned place) {
+  const volatile std::uint64_t* parts = parts_of(gathered, place, static_cast<unsigned>(lane_id()));
+  return {{parts[0], parts[1], parts[2]}, __ldcg(gathered.flags + place)};
+}
+
+/// The digest that `count` thread blocks added at a place, where zero is left. By a warp: a lane a
+/// way.
+__device__ inline std::uint64_t take_digest(const Taken& taken, const Gathered& gathered,
+                                            unsigned place, std::uint32_t count) {
   volatile std::uint64_t* parts = parts_of(gathered, place, static_cast<unsigned>(lane_id()));
   const std::uint32_t expected = count_of_way(count, static_cast<unsigned>(lane_id()));
   std::uint64_t digest = 0;
   for (int i = 0; i < digest_parts; ++i) {
-    std::uint64_t part = parts[i];
+    std::uint64_t part = taken.parts[i];
     while (part >> count_shift != expected) part = parts[i];  // on its way
     digest += (part & ((1ull << count_shift) - 1)) << (part_bits * i);
     parts[i] = 0;
   }
   return warp_sum(digest);
 }
-__device__ inline std::uint32_t take_flags(const Gathered& gathered, unsigned place) {
-  const std::uint32_t flags = __ldcg(gathered.flags + place);
-  __syncwarp();
+/// The flags, of which none are left. By a warp.
+__device__ inline std::uint32_t take_flags(const Taken& taken, const Gathered& gathered,
+                                           unsigned place) {
   if (lane_id() == 0) gathered.flags[place] = 0;
-  return flags;
+  return taken.flags;
 }
 
-/// What a thread block tells the last one.
+/// What a thread block gathers.
 struct Arrival {
   unsigned place;
   unsigned way;
   std::uint32_t count;  ///< thread blocks that come to this place
   std::uint64_t digest;
   std::uint32_t flags;
-  bool shares_bytes;  ///< the last one may read or write where this one wrote
 };
 
-/// Adds this thread block's digests and flags to the call's; true in the last one to come. An
-/// owner's step adds `digest_out` at place_out too.
+/// Adds this thread block's digests and flags to the call's. An owner's step adds `digest_out` at
+/// place_out too. `fences`: what the thread block has written shall be seen by whoever finds its
+/// digest added. In thread 0: true if it was the last of its way.
 template <bool owner = false>
-__device__ inline bool arrive(BlockShare& share, const VerbFrame& frame, const Arrival& arrival,
-                              std::uint64_t digest_out = 0) {
+__device__ inline bool gather(BlockShare& share, const VerbFrame& frame, const Arrival& arrival,
+                              std::uint64_t digest_out = 0, bool fences = false) {
   const unsigned warp = threadIdx.x / 32;
   const std::uint64_t digest = warp_sum(arrival.digest);
   if constexpr (owner) digest_out = warp_sum(digest_out);
@@ -107,26 +119,38 @@ __device__ inline bool arrive(BlockShare& share, const VerbFrame& frame, const A
     share.digests_out[warp] = digest_out;
     share.flags[warp] = flags;
   }
-  const bool shares_bytes = __syncthreads_or(arrival.shares_bytes) != 0;
+  fences = __syncthreads_or(static_cast<int>(fences)) != 0;
+  if (threadIdx.x != 0) return false;
+  std::uint64_t all_digests = 0;
+  std::uint64_t all_out = 0;
+  std::uint32_t all_flags = 0;
+  for (int i = 0; i < block_warps(); ++i) {
+    all_digests += share.digests[i];
+    all_out += share.digests_out[i];
+    all_flags |= share.flags[i];
+  }
+  const Gathered& gathered = frame.gathered;
+  if (all_flags != 0) atomicOr(gathered.flags + arrival.place, all_flags);
+  if (all_flags != 0 || fences) fence();
+  const std::uint32_t count = count_of_way(arrival.count, arrival.way);
+  if (owner) add_digest(gathered, place_out, arrival.way, all_out, count);
+  return add_digest(gathered, arrival.place, arrival.way, all_digests, count);
+}
+
+/// The same; true for all threads of the thread block that comes last of all. `shares_bytes`: it
+/// may read or write where this one wrote. An encode ends so. The verbs that read what peers sent
+/// end in a kernel of their own: where something is refused, all that was written is overwritten,
+/// which would take a fence in every thread block (H200, top-k decode of 1e8 elements: 0.87 of the
+/// copy's rate with it, 0.96 without).
+__device__ inline bool gather_as_last(BlockShare& share, const VerbFrame& frame,
+                                      const Arrival& arrival, bool shares_bytes) {
+  const bool last = gather(share, frame, arrival, 0, shares_bytes);
   if (threadIdx.x == 0) {
-    std::uint64_t all_digests = 0;
-    std::uint64_t all_out = 0;
-    std::uint32_t all_flags = 0;
-    for (int i = 0; i < block_warps(); ++i) {
-      all_digests += share.digests[i];
-      all_out += share.digests_out[i];
-      all_flags |= share.flags[i];
-    }
-    const Gathered& gathered = frame.gathered;
-    if (all_flags != 0) atomicOr(gathered.flags + arrival.place, all_flags);
-    if (all_flags != 0 || shares_bytes) fence();
-    const std::uint32_t count = count_of_way(arrival.count, arrival.way);
-    if (owner) add_digest(gathered, place_out, arrival.way, all_out, count);
-    share.last = add_digest(gathered, arrival.place, arrival.way, all_digests, count);
-    if (share.last) {
+    share.last = last;
+    if (last) {
       // Others of the last one's kind passed their fences on to here.
       fence();
-      share.last = atomicAdd(gathered.arrived, 1u) + 1 == frame.ways;
+      share.last = atomicAdd(frame.gathered.arrived, 1u) + 1 == frame.ways;
     }
     if (share.last) fence();
   }
@@ -157,12 +181,17 @@ __device__ inline SlotHeader load_header(const void* from) {
   return result.header;
 }
 
-/// Called by one lane.
-__device__ inline void write_header(const VerbFrame& frame, Phase phase, unsigned shard,
-                                    std::uint32_t flags, std::uint64_t checksum, std::byte* slot) {
+/// A header without what is known last.
+__device__ inline SlotHeader start_header(const VerbFrame& frame, Phase phase, unsigned shard) {
   SlotHeader header = load_header(&frame.chunk.headers[static_cast<int>(phase)][shard]);
+  header.sequence = __ldcg(&frame.step->sequence);
+  return header;
+}
+
+/// Called by one lane.
+__device__ inline void write_header(SlotHeader header, std::uint32_t flags, std::uint64_t checksum,
+                                    std::byte* slot) {
   header.flags = flags;
-  header.sequence = frame.step->sequence;
   header.checksum = checksum;
   union {
     SlotHeader header;
@@ -203,37 +232,6 @@ __device__ inline bool check_fields(const VerbFrame& frame, const SlotHeader& ex
   return good;
 }
 
-__device__ inline void record_checksum(const VerbFrame& frame, int peer, std::uint64_t computed,
-                                       std::uint64_t said) {
-  record_error(frame.errors, {.sequence = frame.step->sequence,
-                              .code = static_cast<std::uint32_t>(SlotError::checksum),
-                              .peer = peer,
-                              .expected = computed,
-                              .got = said});
-}
-
-/// Sum over a whole thread block; every thread gets it.
-__device__ inline std::uint64_t block_sum(BlockShare& share, std::uint64_t value) {
-  value = warp_sum(value);
-  __syncthreads();
-  if (lane_id() == 0) share.digests[threadIdx.x / 32] = value;
-  __syncthreads();
-  std::uint64_t sum = 0;
-  for (int i = 0; i < block_warps(); ++i) sum += share.digests[i];
-  return sum;
-}
-
-/// Digest of a whole payload by a thread block; for the paths that nobody should take.
-__device__ inline std::uint64_t payload_digest(BlockShare& share, const std::byte* slot,
-                                               std::uint64_t length) {
-  const auto* words = reinterpret_cast<const std::uint32_t*>(slot + header_bytes);
-  std::uint64_t sum = 0;
-  for (std::uint64_t i = threadIdx.x; i < length / 4; i += blockDim.x) {
-    sum += digest_word(__ldcg(words + i), i);
-  }
-  return block_sum(share, sum);
-}
-
 __device__ inline void write_element(void* tensor, DType dtype, std::int64_t at, float value) {
   if (dtype == DType::f32) {
     static_cast<float*>(tensor)[at] = narrow<float>(value);
@@ -241,19 +239,6 @@ __device__ inline void write_element(void* tensor, DType dtype, std::int64_t at,
     static_cast<Half*>(tensor)[at] = narrow<Half>(value);
   } else {
     static_cast<BFloat16*>(tensor)[at] = narrow<BFloat16>(value);
-  }
-}
-
-/// Makes a shard's elements of this chunk NaN; element i stands at out[i - origin]. Threads
-/// [first, first + count) of `count` together.
-__device__ inline void write_nan(const ChunkView& chunk, unsigned shard, void* out, DType dtype,
-                                 std::int64_t origin, int first, int count) {
-  for (unsigned p = 0; p < chunk.piece_count; ++p) {
-    const PieceRow& piece = chunk.pieces[p];
-    if (piece.shard != shard) continue;
-    for (std::int64_t i = first; i < piece.elements; i += count) {
-      write_element(out, dtype, piece.source - origin + i, __uint_as_float(canonical_nan_f32));
-    }
   }
 }
 
@@ -265,8 +250,7 @@ struct HeaderCheck {
 };
 
 /// Checks the headers of `count` slots for a shard, the first from rank `first_peer`. By the thread
-/// block that begins the shard, so that the last one finds it done; by the last one for an empty
-/// shard.
+/// block that begins the shard; by the kernel that ends the verb for an empty one.
 __device__ inline HeaderCheck check_headers(const VerbFrame& frame, Phase phase, unsigned shard,
                                             const std::byte* slots, std::uint64_t slot_bytes,
                                             int first_peer, int count) {
@@ -284,166 +268,25 @@ __device__ inline HeaderCheck check_headers(const VerbFrame& frame, Phase phase,
   return result;
 }
 
-struct InputCheck {
-  std::uint32_t flags;  ///< of all peers
-  std::uint32_t bad;
-};
-
-/// What came of N peers' slots for a shard, by the last thread block. Their digests were added up
-/// together: only when the sum is wrong is it found out whose it is.
-__device__ inline InputCheck check_inputs(BlockShare& share, const VerbFrame& frame,
-                                          const Inputs& inputs, unsigned shard) {
-  __shared__ InputCheck check;
-  __shared__ bool differs;
-  const auto header_of = [&](int peer) -> const SlotHeader& {
-    return *reinterpret_cast<const SlotHeader*>(inputs.slots + peer * inputs.slot_bytes);
-  };
-  HeaderCheck late;
-  if (frame.chunk.arrivals[shard] == 0) {
-    late = check_headers(frame, Phase::reduce, shard, inputs.slots, inputs.slot_bytes, 0,
-                         inputs.ranks);
-  }
-  const bool refused = __syncthreads_or(static_cast<int>(late.flags)) != 0;
-  if (threadIdx.x < 32) {
-    std::uint64_t said = 0;
-    std::uint32_t flags = 0;
-    for (int peer = lane_id(); peer < inputs.ranks; peer += 32) {
-      said += __ldcg(&header_of(peer).checksum);
-      flags |= __ldcg(&header_of(peer).flags);
-    }
-    said = warp_sum(said);
-    flags = __reduce_or_sync(all_lanes, flags);
-    const std::uint32_t own_flags = __ldcg(frame.gathered.flags + place_in);
-    const std::uint64_t computed =
-        take_digest(frame.gathered, place_in, frame.chunk.arrivals[shard]);
-    if (threadIdx.x == 0) {
-      differs = said != computed;
-      check = {flags, refused || (own_flags & flag_refused) != 0 || differs ? 1u : 0u};
-    }
-  }
-  __syncthreads();
-  if (differs) {
-    const std::uint64_t length =
-        frame.chunk.headers[static_cast<int>(Phase::reduce)][shard].payload_length;
-    for (int peer = 0; peer < inputs.ranks; ++peer) {
-      const std::uint64_t digest =
-          payload_digest(share, inputs.slots + peer * inputs.slot_bytes, length);
-      if (threadIdx.x == 0 && digest != header_of(peer).checksum) {
-        record_checksum(frame, peer, digest, header_of(peer).checksum);
-      }
-    }
-    __syncthreads();
-  }
-  if (check.bad != 0 && threadIdx.x == 0) frame.step->failed = 1;
-  return check;
-}
-
-/// Makes a slot that every rank decodes to NaN; returns the digest of its payload.
-__device__ inline std::uint64_t poison_slot(BlockShare& share, const VerbFrame& frame,
-                                            unsigned shard, std::byte* slot) {
-  const std::uint64_t length =
-      frame.chunk.headers[static_cast<int>(Phase::gather)][shard].payload_length;
-  std::byte* payload = slot + header_bytes;
-  for (std::uint64_t i = threadIdx.x; i < length; i += blockDim.x) payload[i] = std::byte{0};
-  __syncthreads();
-  const ByShard<PoisonRow>& poison = frame.chunk.poison;
-  for (unsigned p = poison.first[shard]; p < poison.first[shard + 1]; ++p) {
-    const PoisonRow row = poison.rows[p];
-    for (std::uint64_t i = threadIdx.x; i < row.bytes; i += blockDim.x) {
-      slot[row.byte + i] = static_cast<std::byte>(row.pattern >> (8 * (i % 4)));
-    }
-  }
-  __syncthreads();
-  return payload_digest(share, slot, length);
-}
-
-// ---- the last thread block of each verb ----
-
+/// By the last thread block of an encode.
 static __device__ __noinline__ void finish_encode(const EncodeLaunch& launch) {
   const VerbFrame& frame = launch.frame;
   const std::uint64_t bytes = frame.chunk.slot_bytes[static_cast<int>(Phase::reduce)];
   for (unsigned shard = threadIdx.x / 32; shard < frame.chunk.shards; shard += block_warps()) {
     std::byte* slot = launch.slots + shard * bytes;
-    const std::uint64_t digest =
-        take_digest(frame.gathered, shard, frame.chunk.arrivals[shard]) +
+    const SlotHeader header = start_header(frame, Phase::reduce, shard);
+    const Taken taken = start_taking(frame.gathered, shard);
+    const std::uint64_t seams =
         seam_digest(frame.chunk.seams[static_cast<int>(Phase::reduce)], shard, slot);
-    const std::uint32_t flags = take_flags(frame.gathered, shard);
-    if (lane_id() == 0) write_header(frame, Phase::reduce, shard, flags, digest, slot);
+    const std::uint64_t digest =
+        take_digest(taken, frame.gathered, shard, frame.chunk.arrivals[shard]) + seams;
+    const std::uint32_t flags = take_flags(taken, frame.gathered, shard);
+    if (lane_id() == 0) write_header(header, flags, digest, slot);
   }
   if (threadIdx.x == 0) {
     *frame.gathered.arrived = 0;
     launch.state->worker_written = 1;
   }
-}
-
-static __device__ __noinline__ void finish_reduce_encode(const ReduceEncodeLaunch& launch) {
-  __shared__ BlockShare share;
-  const VerbFrame& frame = launch.frame;
-  const InputCheck check = check_inputs(share, frame, launch.inputs, launch.shard);
-  std::uint32_t flags = check.flags;
-  std::uint64_t digest = 0;
-  if (check.bad != 0) {
-    digest = poison_slot(share, frame, launch.shard, launch.slot_out);
-    flags = flag_non_finite;
-    __syncthreads();
-  }
-  if (threadIdx.x >= 32) return;
-  const std::uint64_t gathered =
-      take_digest(frame.gathered, place_out, frame.chunk.arrivals[launch.shard]) +
-      seam_digest(frame.chunk.seams[static_cast<int>(Phase::gather)], launch.shard,
-                  launch.slot_out);
-  const std::uint32_t own_flags = take_flags(frame.gathered, place_in);
-  if (check.bad == 0) {
-    digest = gathered;
-    flags |= own_flags;
-  }
-  if (lane_id() == 0) {
-    write_header(frame, Phase::gather, launch.shard, flags, digest, launch.slot_out);
-    *frame.gathered.arrived = 0;
-    launch.state->server_written = 1;
-  }
-}
-
-static __device__ __noinline__ void finish_reduce(const ReduceLaunch& launch) {
-  __shared__ BlockShare share;
-  const VerbFrame& frame = launch.frame;
-  const InputCheck check = check_inputs(share, frame, launch.inputs, launch.shard);
-  if (check.bad != 0) {
-    write_nan(frame.chunk, launch.shard, launch.out, launch.dtype, launch.out_origin,
-              static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x));
-  }
-  if (threadIdx.x < 32) take_flags(frame.gathered, place_in);
-  if (threadIdx.x == 0) {
-    atomicOr(&frame.step->flags, check.flags);
-    *frame.gathered.arrived = 0;
-  }
-}
-
-static __device__ __noinline__ void finish_decode(const DecodeLaunch& launch) {
-  const VerbFrame& frame = launch.frame;
-  const std::uint64_t bytes = frame.chunk.slot_bytes[static_cast<int>(Phase::gather)];
-  for (unsigned shard = threadIdx.x / 32; shard < frame.chunk.shards; shard += block_warps()) {
-    const std::byte* slot = launch.slots + shard * bytes;
-    const SlotHeader header = load_header(slot);
-    const std::uint64_t digest = take_digest(frame.gathered, shard, frame.chunk.arrivals[shard]);
-    bool good = (take_flags(frame.gathered, shard) & flag_refused) == 0;
-    if (lane_id() == 0) {
-      if (frame.chunk.arrivals[shard] == 0) {
-        good = check_fields(frame, frame.chunk.headers[static_cast<int>(Phase::gather)][shard],
-                            static_cast<int>(shard), header);
-      }
-      if (good && digest != header.checksum) {
-        record_checksum(frame, static_cast<int>(shard), digest, header.checksum);
-        good = false;
-      }
-      atomicOr(&frame.step->flags, header.flags & (flag_non_finite | flag_zeroed));
-      if (!good) frame.step->failed = 1;
-    }
-    if (!__all_sync(all_lanes, good)) {
-      write_nan(frame.chunk, shard, launch.gradients, launch.dtype, 0, lane_id(), 32);
-    }
-  }
-  if (threadIdx.x == 0) *frame.gathered.arrived = 0;
 }
 
 }  // namespace thinwire::compress::cuda

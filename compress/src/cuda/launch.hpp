@@ -19,7 +19,7 @@ struct VerbFrame {
   Gathered gathered;
   StepBlock* step;
   ErrorRing::DeviceHandle errors;
-  std::uint32_t ways;  ///< of gathering that thread blocks come to, at all places together
+  std::uint32_t ways;  ///< encode: of gathering that thread blocks come to, at all places together
   TopkView topk;       ///< of the section, if it is one of topk
 };
 
@@ -108,11 +108,14 @@ const SectionLauncher& int4_launcher();
 const SectionLauncher& sign_launcher();
 const SectionLauncher& topk_launcher();
 
-/// The headers alone, for a chunk in which there is nothing to code. One thread block each.
+/// The headers alone, for a chunk in which there is nothing to encode.
 void encode_nothing(const EncodeLaunch& launch, cudaStream_t stream);
-void reduce_encode_nothing(const ReduceEncodeLaunch& launch, cudaStream_t stream);
-void reduce_nothing(const ReduceLaunch& launch, cudaStream_t stream);
-void decode_nothing(const DecodeLaunch& launch, cudaStream_t stream);
+
+/// End their verbs, behind the kernels of all sections: look at what those gathered, write the
+/// header of an owner's slot, and make NaN what is refused.
+void finish_reduce_encode(const ReduceEncodeLaunch& launch, cudaStream_t stream);
+void finish_reduce(const ReduceLaunch& launch, cudaStream_t stream);
+void finish_decode(const DecodeLaunch& launch, cudaStream_t stream);
 
 /// CudaStep's work.
 void set_sequence(StepBlock* step, std::uint64_t sequence, cudaStream_t stream);

@@ -47,21 +47,6 @@ __global__ void encode_nothing_kernel(const __grid_constant__ EncodeLaunch launc
   finish_encode(launch);
 }
 
-__global__ void reduce_encode_nothing_kernel(const __grid_constant__ ReduceEncodeLaunch launch) {
-  write_pads(launch.frame.chunk.pads[static_cast<int>(Phase::gather)], launch.shard,
-             launch.shard + 1, launch.slot_out, 0);
-  __syncthreads();
-  finish_reduce_encode(launch);
-}
-
-__global__ void reduce_nothing_kernel(const __grid_constant__ ReduceLaunch launch) {
-  finish_reduce(launch);
-}
-
-__global__ void decode_nothing_kernel(const __grid_constant__ DecodeLaunch launch) {
-  finish_decode(launch);
-}
-
 }  // namespace
 
 void end_step(StepBlock* step, int rows, ReportRow* reports, const float* found_inf,
@@ -77,21 +62,6 @@ void set_sequence(StepBlock* step, std::uint64_t sequence, cudaStream_t stream) 
 
 void encode_nothing(const EncodeLaunch& launch, cudaStream_t stream) {
   encode_nothing_kernel<<<1, threads_per_tile, 0, stream>>>(launch);
-  THINWIRE_CUDA_TRY(cudaGetLastError());
-}
-
-void reduce_encode_nothing(const ReduceEncodeLaunch& launch, cudaStream_t stream) {
-  reduce_encode_nothing_kernel<<<1, threads_per_tile, 0, stream>>>(launch);
-  THINWIRE_CUDA_TRY(cudaGetLastError());
-}
-
-void reduce_nothing(const ReduceLaunch& launch, cudaStream_t stream) {
-  reduce_nothing_kernel<<<1, threads_per_tile, 0, stream>>>(launch);
-  THINWIRE_CUDA_TRY(cudaGetLastError());
-}
-
-void decode_nothing(const DecodeLaunch& launch, cudaStream_t stream) {
-  decode_nothing_kernel<<<1, threads_per_tile, 0, stream>>>(launch);
   THINWIRE_CUDA_TRY(cudaGetLastError());
 }
 

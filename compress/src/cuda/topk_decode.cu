@@ -51,10 +51,9 @@ __global__ void __launch_bounds__(threads_per_tile, decode_tiles_per_sm)
     __syncwarp();
   }
   const HeaderCheck check = check_owner_early(frame, slot, tile);
-  const Arrival arrival{
-      tile.shard,  tile.way, frame.chunk.arrivals[tile.shard], digest + check.digest,
-      check.flags, true};
-  if (arrive(share, frame, arrival)) finish_decode(launch);
+  const Arrival arrival{tile.shard, tile.way, frame.chunk.arrivals[tile.shard],
+                        digest + check.digest, check.flags};
+  gather(share, frame, arrival);
 }
 
 __global__ void __launch_bounds__(threads_per_tile, reduce_tiles_per_sm)
@@ -86,10 +85,9 @@ __global__ void __launch_bounds__(threads_per_tile, reduce_tiles_per_sm)
     __syncwarp();
   }
   const HeaderCheck check = check_inputs_early(frame, launch.inputs, launch.shard, tile);
-  const Arrival arrival{
-      place_in,    tile.way, frame.chunk.arrivals[launch.shard], digest + check.digest,
-      check.flags, true};
-  if (arrive(share, frame, arrival)) finish_reduce(launch);
+  const Arrival arrival{place_in, tile.way, frame.chunk.arrivals[launch.shard],
+                        digest + check.digest, check.flags};
+  gather(share, frame, arrival);
 }
 
 }  // namespace

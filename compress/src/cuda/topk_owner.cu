@@ -147,15 +147,10 @@ __global__ void __launch_bounds__(select_threads, 1)
                           launch.slot_out};
   const std::uint32_t flag = launch.settings.zero_non_finite ? flag_zeroed : flag_non_finite;
   const std::uint32_t flags = check.flags | (selection.write() ? flag : 0u);
-  // When a peer's slot is refused, the last one overwrites what all wrote.
-  const Arrival arrival{place_in,
-                        (row.first_way + blocks.index) % ways,
-                        frame.chunk.arrivals[launch.shard],
-                        digest_in + check.digest,
-                        flags,
-                        true};
+  const Arrival arrival{place_in, (row.first_way + blocks.index) % ways,
+                        frame.chunk.arrivals[launch.shard], digest_in + check.digest, flags};
   const std::uint64_t digest_out = digest_run(row, Phase::gather, launch.slot_out, blocks);
-  if (arrive<true>(share, frame, arrival, digest_out)) finish_reduce_encode(launch);
+  gather<true>(share, frame, arrival, digest_out);
 }
 
 }  // namespace
