@@ -16,11 +16,14 @@ __device__ __forceinline__ std::uint32_t live_groups(const Tile& input) {
   std::uint32_t live = 0;
 #pragma unroll
   for (int row = 0; row < rows; ++row) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const std::uint32_t bits =
-          __float_as_uint(input[row][2 * half]) | __float_as_uint(input[row][2 * half + 1]);
-      if (bits << 1 != 0) live |= 1u << Map::group(row, 2 * half);
+    const auto bits_of = [&](int column) { return __float_as_uint(input[row][column]); };
+    const std::uint32_t first = bits_of(0) | bits_of(1);
+    const std::uint32_t last = bits_of(2) | bits_of(3);
+    if constexpr (Map::vectors) {
+      if ((first | last) << 1 != 0) live |= 1u << Map::group(row, 0);
+    } else {
+      if (first << 1 != 0) live |= 1u << Map::group(row, 0);
+      if (last << 1 != 0) live |= 1u << Map::group(row, 2);
     }
   }
   return __reduce_or_sync(all_lanes, live);

@@ -235,7 +235,9 @@ struct Sign {
   static __device__ __forceinline__ std::uint32_t scale_bits(const Tile& x, std::uint32_t live,
                                                              int elements, bool rms) {
     float lanes[columns] = {0.0f, 0.0f, 0.0f, 0.0f};
-    if (!rms) {
+    if (!rms && live == 0xFFFFu) {
+      for_each<Map>([&](int row, int column) { lanes[column] += fabsf(x[row][column]); });
+    } else if (!rms) {
       for_each<Map>([&](int row, int column) {
         const bool counts = (live >> Map::group(row, column) & 1u) != 0;
         lanes[column] += counts ? fabsf(x[row][column]) : 0.0f;
