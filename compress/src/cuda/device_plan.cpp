@@ -67,7 +67,7 @@ TopkScratch scratch_of(const TopkRow& row, const TopkView& view, Verb verb, bool
   TopkScratch result{.control = image.put(std::vector<TopkControl>(1)),
                      .sample = image.put(std::vector<std::uint32_t>(topk_bins)),
                      .keys = nullptr,
-                     .digits = scratch.take<std::uint32_t>((topk_digits + 1) * topk_bins),
+                     .digits = scratch.take<std::uint32_t>(topk_looks * topk_bins),
                      .non_finite = scratch.take<std::uint32_t>(
                          static_cast<std::size_t>(ceil_div(row.elements, topk_block))),
                      .totals = scratch.take<std::uint64_t>(view.blocks),
@@ -76,14 +76,13 @@ TopkScratch scratch_of(const TopkRow& row, const TopkView& view, Verb verb, bool
                      .room = 0,
                      .touched = nullptr,
                      .x = nullptr};
-  if (verb == Verb::encode) {
-    const std::int64_t room = row.wanted == 0 ? row.elements : 2 * std::int64_t{row.wanted};
-    result.room = static_cast<std::uint32_t>(std::min(room, row.elements));
-    result.candidates = scratch.take<TopkCandidate>(
-        static_cast<std::size_t>(row.units) * row.segment + result.room);
-    result.keys =
-        scratch.take<std::uint32_t>(static_cast<std::size_t>(most_sample_places * sample_run));
-  } else {
+  const std::int64_t room = row.wanted == 0 ? row.elements : 2 * std::int64_t{row.wanted};
+  result.room = static_cast<std::uint32_t>(std::min(room, row.elements));
+  result.candidates =
+      scratch.take<TopkCandidate>(static_cast<std::size_t>(row.units) * row.segment + result.room);
+  result.keys =
+      scratch.take<std::uint32_t>(static_cast<std::size_t>(most_sample_places * sample_run));
+  if (verb == Verb::reduce_encode) {
     result.touched = scratch.take<std::uint32_t>(row.pieces);
     if (owner_keeps_x) result.x = scratch.take<float>(static_cast<std::size_t>(row.elements));
   }

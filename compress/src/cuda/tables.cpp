@@ -71,7 +71,7 @@ bool selects(Codec codec, Verb verb) {
   return codec == Codec::topk && (verb == Verb::encode || verb == Verb::reduce_encode);
 }
 
-TopkRow topk_row(const ChunkTables& tables, const Run& run, std::uint32_t shard,
+TopkRow topk_row(const ChunkTables& tables, const Run& run, std::uint32_t shard, Verb verb,
                  std::uint32_t first_piece, std::uint32_t first_unit, std::uint32_t units) {
   THINWIRE_EXPECTS(run.elements < std::int64_t{1} << 32, InvalidArgument,
                    fmt::format("topk: {} elements of one shard are too many for a GPU; at most "
@@ -91,8 +91,9 @@ TopkRow topk_row(const ChunkTables& tables, const Run& run, std::uint32_t shard,
               .segment = 0,
               .first_way = tables.arrivals[shard],
               .scratch = {}};
+  const std::int64_t entries = of_owner(verb) ? run.entries_out : run.entries;
   const auto wanted = static_cast<std::int64_t>(
-      std::max(candidates_per_entry * static_cast<double>(run.entries),
+      std::max(candidates_per_entry * static_cast<double>(entries),
                candidates_per_element * static_cast<double>(run.elements)));
   if (run.elements > unsampled_elements && wanted < run.elements / 2) {
     row.wanted = narrow(static_cast<std::size_t>(wanted));
@@ -101,14 +102,29 @@ TopkRow topk_row(const ChunkTables& tables, const Run& run, std::uint32_t shard,
   return row;
 }
 
+/// Units of a section in one shard.
+std::int64_t units_in_shard(const Plan& plan, int chunk, std::uint32_t section, int shard) {
+  std::int64_t units = 0;
+  for (const Run& run : plan.slot(shard, chunk).runs) {
+    if (run.section != section) continue;
+    for (const Piece& piece : run.pieces) units += ceil_div(piece.elements, unit_elements);
+  }
+  return units;
+}
+
+std::int64_t longest_shard(const Plan& plan, int chunk, std::uint32_t section) {
+  std::int64_t units = 0;
+  for (int shard = 0; shard < plan.ranks(); ++shard) {
+    units = std::max(units, units_in_shard(plan, chunk, section, shard));
+  }
+  return units;
+}
+
 /// Units that one call codes.
 std::int64_t units_in_section(const Plan& plan, int chunk, std::uint32_t section, Verb verb) {
   std::int64_t units = 0;
   for (int shard = 0; shard < plan.ranks(); ++shard) {
-    for (const Run& run : plan.slot(shard, chunk).runs) {
-      if (run.section != section) continue;
-      for (const Piece& piece : run.pieces) units += ceil_div(piece.elements, unit_elements);
-    }
+    units += units_in_shard(plan, chunk, section, shard);
   }
   return of_owner(verb) ? units / plan.ranks() : units;
 }
@@ -133,8 +149,8 @@ void add_section(ChunkTables& tables, const Plan& plan, int chunk, std::uint32_t
   const std::int64_t units_per_tile = tile_size(all_units, verb);
   if (codec == Codec::topk) {
     const std::int64_t runs = of_owner(verb) ? 1 : plan.ranks();
-    const std::int64_t wanted = ceil_div(
-        ceil_div(all_units, runs), of_owner(verb) ? units_per_owner_block : units_per_select_block);
+    const std::int64_t wanted =
+        ceil_div(longest_shard(plan, chunk, section), units_per_select_block);
     tiles.topk_view = {.rows = nullptr,
                        .blocks = narrow(static_cast<std::size_t>(std::clamp<std::int64_t>(
                            wanted, 1, std::max<std::int64_t>(1, select_blocks / runs)))),
@@ -148,7 +164,7 @@ void add_section(ChunkTables& tables, const Plan& plan, int chunk, std::uint32_t
       const std::uint32_t first_unit = units;
       add_run(tables, plan, run, shard, units_per_tile, units);
       if (codec == Codec::topk) {
-        row = topk_row(tables, run, shard, first_piece, first_unit, units - first_unit);
+        row = topk_row(tables, run, shard, verb, first_piece, first_unit, units - first_unit);
       }
     }
     row.first_tile = tiles.first_tile.back();

@@ -18,6 +18,9 @@ struct TopkShare {
 
 __device__ inline std::uint32_t key_of(float x) { return __float_as_uint(x) & 0x7FFFFFFFu; }
 
+/// What a residual keeps of an x that is sent.
+__device__ inline float remainder_of(float x) { return x - from_bf16_bits(bf16_bits(x)); }
+
 /// Keys over `key` are taken, and `ties` of those that equal it, lowest positions first. A key of 0
 /// is none.
 struct TopkCut {
@@ -55,21 +58,26 @@ __device__ inline std::uint64_t block_scan(SelectShare& share, std::uint64_t val
   return warp == 0 ? value : value + before;
 }
 
-/// A run's row where all threads of a thread block read it fast.
-__device__ inline void copy_row(TopkRow& to, const TopkRow& from) {
+/// A run's row where all threads of a thread block read it fast: a thread's share of it is loaded,
+/// and then put there.
+__device__ inline std::uint64_t load_row(const TopkRow& from) {
   constexpr int words = sizeof(TopkRow) / sizeof(std::uint64_t);
   static_assert(sizeof(TopkRow) % sizeof(std::uint64_t) == 0 && words <= 32);
-  if (threadIdx.x < words) {
-    reinterpret_cast<std::uint64_t*>(&to)[threadIdx.x] =
-        reinterpret_cast<const std::uint64_t*>(&from)[threadIdx.x];
-  }
+  return threadIdx.x < words ? reinterpret_cast<const std::uint64_t*>(&from)[threadIdx.x] : 0;
+}
+__device__ inline void store_row_words(TopkRow& to, std::uint64_t word) {
+  constexpr int words = sizeof(TopkRow) / sizeof(std::uint64_t);
+  if (threadIdx.x < words) reinterpret_cast<std::uint64_t*>(&to)[threadIdx.x] = word;
   __syncthreads();
+}
+__device__ inline void copy_row(TopkRow& to, const TopkRow& from) {
+  store_row_words(to, load_row(from));
 }
 
 /// Empties the scratch of a run for the launches after this one.
 __device__ inline void clear_scratch(const TopkRow& row, const TopkShare& share) {
   const auto blocks = static_cast<std::uint64_t>(ceil_div(row.elements, topk_block));
-  for (std::uint64_t i = share.first(); i < (topk_digits + 1) * topk_bins; i += share.stride()) {
+  for (std::uint64_t i = share.first(); i < topk_looks * topk_bins; i += share.stride()) {
     row.scratch.digits[i] = 0;
   }
   for (std::uint64_t i = share.first(); i < blocks; i += share.stride()) {

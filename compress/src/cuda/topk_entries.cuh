@@ -68,6 +68,24 @@ class TopkEntries {
     return from;
   }
 
+  /// What is sent for a position; NaN in a block that is not finite. Each lane for itself.
+  __device__ float value_at(std::int64_t position) const {
+    const auto block = static_cast<std::uint32_t>(position / topk_block);
+    if (non_finite(block)) return __uint_as_float(canonical_nan_f32);
+    const auto wanted = static_cast<std::uint32_t>(position % topk_block);
+    std::uint32_t from = first(block);
+    const std::uint32_t end = first(block + 1);
+    for (std::uint32_t to = end; from < to;) {
+      const std::uint32_t middle = from + (to - from) / 2;
+      if (local(middle) < wanted) {
+        from = middle + 1;
+      } else {
+        to = middle;
+      }
+    }
+    return from < end && local(from) == wanted ? value(from) : 0.0f;
+  }
+
   /// Calls body(index, value) for the entries at [position, position + elements), an index counting
   /// from `position`. By a warp: every lane takes other entries.
   template <typename Body>
@@ -146,6 +164,7 @@ __device__ inline std::uint64_t digest_run(const TopkRow& row, Phase phase, cons
   const auto* words = reinterpret_cast<const std::uint32_t*>(slot + offset);
   const std::uint64_t index = word_index(offset);
   std::uint64_t digest = 0;
+#pragma unroll 4
   for (std::uint64_t i = share.first(); i < parts.bytes / 4; i += share.stride()) {
     digest += digest_word(__ldcg(words + i), index + i);
   }

@@ -1,8 +1,10 @@
 #include "cuda/block_kernels.cuh"
 #include "cuda/topk_kernels.hpp"
+#include "cuda/topk_sample.cuh"
+#include "cuda/topk_scan.cuh"
 #include "cuda/topk_select.cuh"
 
-/// An owner's topk: which pieces got an entry, scan, select.
+/// An owner's topk: which pieces got an entry, sample a threshold, scan, select.
 namespace thinwire::compress::cuda {
 namespace {
 
@@ -53,9 +55,32 @@ struct OwnerX {
   }
 };
 
+__global__ void __launch_bounds__(select_threads)
+    sample_sums_kernel(const __grid_constant__ ReduceEncodeLaunch launch) {
+  __shared__ SampleShare share;
+  copy_row(share.row, launch.frame.topk.rows[launch.shard]);
+  const TopkRow& row = share.row;
+  const Inputs& inputs = launch.inputs;
+  const ResidualPlace server = versions_of(launch.server, launch.state->server_version);
+  const TopkShare blocks{blockIdx.x, gridDim.x};
+  sample_run_keys(share, launch.frame.chunk, blocks, [&](const Unit& unit, int at) {
+    if (at >= unit.elements) return no_sample;
+    if (!OwnerX{row, nullptr}.takes_part(unit)) return 0u;
+    float x = 0.0f;
+    for (int peer = 0; peer < inputs.ranks; ++peer) {
+      const TopkEntries run{row, Phase::reduce, inputs.slots + peer * inputs.slot_bytes};
+      x += run.value_at(position_of(unit) + at);
+    }
+    x *= inputs.one_over_ranks;
+    if (unit.server >= 0) x += server.committed[unit.server + at];
+    return key_of(x);
+  });
+}
+
 template <typename Map>
 __device__ __forceinline__ void scan_unit(const ReduceEncodeLaunch& launch, const TopkRow& row,
                                           const ResidualPlace& server, const Unit& unit,
+                                          std::uint32_t threshold, std::uint32_t index,
                                           float* sums) {
   const std::int64_t position = position_of(unit);
   sum_entries(row, Phase::reduce, launch.inputs, position, unit.elements, sums);
@@ -67,25 +92,29 @@ __device__ __forceinline__ void scan_unit(const ReduceEncodeLaunch& launch, cons
   add_residual<Map>(residual, unit.elements, x);
   const bool takes = OwnerX{row, nullptr}.takes_part(unit);
   std::uint32_t infinite = 0;
+  std::uint32_t candidates = 0;
   for_each<Map>([&](int r, int column) {
     const int at = Map::element(r, column);
     const std::uint32_t key = key_of(x[r][column]);
     const bool is_infinite = key >= overflow_bits(Codec::none);
     if (!Map::whole && at >= unit.elements) return;
     if (is_infinite) infinite |= 1u << (columns * r + column);
+    if (takes && key > threshold) candidates |= 1u << (columns * r + column);
     // A NaN or Inf always takes part, so that it goes on.
     if (is_infinite || (takes && key >= overflow_bits(Codec::topk))) {
       row.scratch.non_finite[(position + at) / topk_block] = 1;
       row.scratch.control->non_finite = 1;
     }
   });
-  if (residual.committed != nullptr) {
-    store_residual<Map>(residual, unit.elements, takes ? 0xFFFFu : 0u, x, infinite);
-  } else {
+  if (residual.committed == nullptr) {
     for_each<Map>([&](int r, int column) {
       const int at = Map::element(r, column);
       if (Map::whole || at < unit.elements) row.scratch.x[position + at] = x[r][column];
     });
+  }
+  store_candidates<Map>(row, index, candidates, x);
+  if (residual.committed != nullptr) {
+    store_residual<Map>(residual, unit.elements, takes ? 0xFFFFu : 0u, x, infinite);
   }
 }
 
@@ -98,17 +127,16 @@ __global__ void __launch_bounds__(threads_per_tile, reduce_tiles_per_sm)
   const TileRow tile = frame.chunk.tiles[launch.first_tile + blockIdx.x];
   const TileWalk walk{frame.chunk, tile};
   const ResidualPlace server = versions_of(launch.server, launch.state->server_version);
+  const std::uint32_t threshold = row.scratch.control->threshold;
   for (unsigned k = threadIdx.x / 32; !walk.done(k); k += warps_per_tile) {
     const Unit unit = walk.unit<TopkWalk>(k);
     float* own_sums = sums[threadIdx.x / 32];
-    if (unit.elements == unit_elements && unit.server >= 0) {
-      scan_unit<Packed>(launch, row, server, unit, own_sums);
-    } else {
-      scan_unit<Strided>(launch, row, server, unit, own_sums);
-    }
-    // The list of candidates is not for owners: they read x again.
     const std::uint32_t index = tile.first_unit + k - row.first_unit;
-    if (lane_id() == 0) __stcg(reinterpret_cast<uint4*>(row.scratch.units + index), uint4{});
+    if (unit.elements == unit_elements && unit.server >= 0) {
+      scan_unit<Packed>(launch, row, server, unit, threshold, index, own_sums);
+    } else {
+      scan_unit<Strided>(launch, row, server, unit, threshold, index, own_sums);
+    }
   }
   if (launch.writes_pads) {
     write_pads(frame.chunk.pads[static_cast<int>(Phase::gather)], launch.shard, launch.shard + 1,
@@ -158,6 +186,8 @@ __global__ void __launch_bounds__(select_threads, 1)
 void topk_reduce_encode(const ReduceEncodeLaunch& launch, std::uint32_t tiles,
                         cudaStream_t stream) {
   start(touched_kernel, launch, touched_blocks, stream);
+  sample_sums_kernel<<<launch.frame.topk.sample_blocks, select_threads, 0, stream>>>(launch);
+  THINWIRE_CUDA_TRY(cudaGetLastError());
   start(scan_sums_kernel, launch, tiles, stream);
   start_together(select_kernel, launch, launch.frame.topk.blocks, 1, stream);
 }

@@ -15,9 +15,11 @@ struct TopkCandidate {
 };
 constexpr int topk_place_bits = 10;
 
+constexpr std::uint32_t topk_no_room = 0xFFFFFFFFu;
+
 /// What a selection learns about one unit.
 struct TopkUnit {
-  std::uint32_t first;  ///< of its candidates
+  std::uint32_t first;  ///< of its candidates; topk_no_room if they are not stored
   std::uint32_t candidates;
   std::uint32_t above;  ///< keys over the cut; in the end, index of its first entry
   std::uint32_t ties;   ///< keys on the cut; in the end, how many of them are taken
@@ -32,7 +34,8 @@ struct TopkControl {
   std::uint32_t arrived;     ///< at the barriers of the selection
 };
 
-constexpr int topk_digits = 3;  ///< of a key: 11, 10 and 10 bits
+constexpr int topk_digits = 3;               ///< of a key: 11, 10 and 10 bits
+constexpr int topk_looks = topk_digits + 3;  ///< at keys: one a digit, a second first one, two near
 constexpr int topk_bins = 2048;
 
 /// Memory of one run's selection. Valid from one launch of a verb to its last.
@@ -40,11 +43,11 @@ struct TopkScratch {
   TopkControl* control;
   std::uint32_t* sample;      ///< [topk_bins], zero between calls
   std::uint32_t* keys;        ///< the sampled keys
-  std::uint32_t* digits;      ///< [topk_digits + 1][topk_bins], the last for a second look
+  std::uint32_t* digits;      ///< [topk_looks][topk_bins]
   std::uint32_t* non_finite;  ///< by block of positions
   std::uint64_t* totals;      ///< by thread block: keys over the cut << 32 | keys on it
   TopkUnit* units;
-  TopkCandidate* candidates;  ///< a segment a unit, then those of crowded units; null for owners
+  TopkCandidate* candidates;  ///< a segment a unit, then those of crowded units
   std::uint32_t room;         ///< for candidates of crowded units
   std::uint32_t* touched;     ///< owner: by piece, 1 if a rank sent an entry for it
   float* x;                   ///< owner without feedback: by position

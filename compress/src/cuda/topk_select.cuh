@@ -38,12 +38,13 @@ class TopkSelection {
             static_cast<std::uint32_t>(std::uint64_t{row.units} * blocks.index / blocks.count)},
         last_unit_{static_cast<std::uint32_t>(std::uint64_t{row.units} * (blocks.index + 1) /
                                               blocks.count)} {
-    stored_ = scratch_.candidates != nullptr && !some_non_finite_ && crowded_ <= scratch_.room;
+    stored_ = !some_non_finite_ && crowded_ <= scratch_.room;
   }
 
   /// Writes the whole run, padding included, and what is left of x where something is sent. All
   /// threads may read the run afterwards. True if a block of positions is not finite.
   __device__ bool write() {
+    if (!stored_) restore();
     find_cut();
     count();
     const std::uint32_t total = place();
@@ -76,6 +77,23 @@ class TopkSelection {
     return scratch_.non_finite + position / topk_block;
   }
 
+  /// Puts x back where the scan left what remains of a candidate. The list of a unit that found no
+  /// room does not exist, and nothing was taken from its x; NaN and Inf never stand in a residual.
+  __device__ void restore() {
+    const auto warps = static_cast<std::uint32_t>(block_warps());
+    for (std::uint32_t i = first_unit_ + warp(); i < last_unit_; i += warps) {
+      const TopkUnit state = state_of(i);
+      float* left = source_.left(find_unit(chunk_, row_, i));
+      if (left == nullptr || state.first == topk_no_room) continue;
+      for (std::uint32_t k = static_cast<std::uint32_t>(lane_id()); k < state.candidates; k += 32) {
+        const uint2 raw = __ldcg(candidates() + state.first + k);
+        const float x = __uint_as_float(raw.y);
+        if (key_of(x) < overflow_bits(Codec::none)) left[raw.x & (unit_elements - 1)] = x;
+      }
+    }
+    barrier();
+  }
+
   /// Reads a unit's x; 0 also in non-finite blocks.
   __device__ void read(const Unit& unit, Tile& x) const {
     source_.read(unit, x);
@@ -88,13 +106,13 @@ class TopkSelection {
     });
   }
 
-  /// Calls body(unit, key) for all keys, in any order.
+  /// Calls body(key) for all keys, in any order.
   template <typename Body>
   __device__ void for_each_key(Body body) const {
     if (stored_) {
-      const auto use = [&](std::uint32_t place, std::uint32_t bits) {
+      const auto use = [&](std::uint32_t bits) {
         const std::uint32_t key = bits & 0x7FFFFFFFu;
-        if (key != 0) body(place >> topk_place_bits, key);
+        if (key != 0) body(key);
       };
       // Segments are filled up with zeros.
       const std::uint64_t of_segments = std::uint64_t{row_.units} * row_.segment;
@@ -102,14 +120,13 @@ class TopkSelection {
 #pragma unroll 4
       for (std::uint64_t i = blocks_.first(); i < of_segments / 2; i += blocks_.stride()) {
         const uint4 raw = __ldg(pairs + i);
-        use(raw.x, raw.y);
-        use(raw.z, raw.w);
+        use(raw.y);
+        use(raw.w);
       }
       const auto* list = reinterpret_cast<const uint2*>(scratch_.candidates) + of_segments;
 #pragma unroll 4
       for (std::uint64_t i = blocks_.first(); i < crowded_; i += blocks_.stride()) {
-        const uint2 raw = __ldg(list + i);
-        use(raw.x, raw.y);
+        use(__ldg(list + i).y);
       }
       return;
     }
@@ -120,24 +137,29 @@ class TopkSelection {
       read(find_unit(chunk_, row_, i), x);
       for_each<Strided>([&](int row, int column) {
         const std::uint32_t key = key_of(x[row][column]);
-        if (key != 0) body(i, key);
+        if (key != 0) body(key);
       });
     }
   }
 
   /// Radix selection from the top digit down.
   __device__ void find_cut() {
+    if (stored_ && threshold_ != 0 && find_cut_near()) return;
     cut_ = {0, entries_};
     bool misled = false;
     int below = 31;
     for (int digit = 0; digit < topk_digits; ++digit) {
       const int width = digit == 0 ? 11 : 10;
       below -= width;
-      const std::uint32_t* counts = histogram(digit, digit == 0 && misled, below, width);
-      const std::uint64_t keys = narrow_cut(counts);
+      const std::uint32_t mask = (1u << width) - 1;
+      const std::uint64_t keys =
+          narrow_cut(histogram(digit == 0 && misled ? topk_digits : digit, [&](std::uint32_t key) {
+            return key >> (below + width) == cut_.key ? key >> below & mask : no_bin;
+          }));
       if (digit == 0 && stored_ && keys < entries_ && threshold_ != 0) {
         // The threshold was too high: look at everything.
         stored_ = false;
+        restore();
         misled = true;
         below = 31;
         digit = -1;
@@ -153,38 +175,52 @@ class TopkSelection {
     }
   }
 
-  /// Counts, by digit, the keys that begin as the cut does.
-  __device__ const std::uint32_t* histogram(int digit, bool again, int below, int width) {
+  /// The same in two digits, if the cut is not far above the threshold.
+  __device__ bool find_cut_near() {
+    constexpr int width = 11;
+    cut_ = {0, entries_};
+    const std::uint64_t keys = narrow_cut(histogram(topk_digits + 1, [&](std::uint32_t key) {
+      return min(key - threshold_ >> width, topk_bins - 1u);
+    }));
+    if (keys < entries_) return false;
+    if (keys == entries_) {
+      cut_ = {0, 0};
+      return true;
+    }
+    const TopkCut near = share_.cut;
+    __syncthreads();
+    if (near.key == topk_bins - 1) return false;
+    cut_.ties = near.ties;
+    narrow_cut(histogram(topk_digits + 2, [&](std::uint32_t key) {
+      const std::uint32_t above = key - threshold_;
+      return above >> width == near.key ? above & ((1u << width) - 1) : no_bin;
+    }));
+    cut_ = {threshold_ + (near.key << width | share_.cut.key), share_.cut.ties};
+    __syncthreads();
+    return true;
+  }
+
+  static constexpr std::uint32_t no_bin = ~0u;
+
+  /// Counts the keys by bin_of(key), in place `look` of scratch.
+  template <typename BinOf>
+  __device__ const std::uint32_t* histogram(int look, BinOf bin_of) {
     for (int bin = static_cast<int>(threadIdx.x); bin < topk_bins; bin += blockDim.x) {
       share_.counts[bin] = 0;
     }
     __syncthreads();
-    for_each_key([&](std::uint32_t, std::uint32_t key) {
-      if (key >> (below + width) != cut_.key) return;
-      const std::uint32_t bin = key >> below & ((1u << width) - 1);
-      if (digit == 0) {
-        // Few bins: lanes would wait for each other.
-        add_together(&share_.counts[bin], bin);
-      } else {
-        atomicAdd(&share_.counts[bin], 1u);
-      }
+    for_each_key([&](std::uint32_t key) {
+      const std::uint32_t bin = bin_of(key);
+      if (bin != no_bin) atomicAdd(&share_.counts[bin], 1u);
     });
     __syncthreads();
     if (blocks_.count == 1) return share_.counts;
-    std::uint32_t* counts = scratch_.digits + (again ? topk_digits : digit) * topk_bins;
+    std::uint32_t* counts = scratch_.digits + look * topk_bins;
     for (int bin = static_cast<int>(threadIdx.x); bin < topk_bins; bin += blockDim.x) {
       if (share_.counts[bin] != 0) atomicAdd(counts + bin, share_.counts[bin]);
     }
     barrier();
     return counts;
-  }
-
-  /// Adds 1; lanes that come with the same `target` do it at once.
-  static __device__ void add_together(std::uint32_t* address, std::uint32_t target) {
-    const unsigned same = __match_any_sync(__activemask(), target);
-    if (lane_id() == __ffs(static_cast<int>(same)) - 1) {
-      atomicAdd(address, static_cast<std::uint32_t>(__popc(same)));
-    }
   }
 
   /// Finds the bin in which the last entry falls, if there are so many; returns the number of
@@ -213,15 +249,58 @@ class TopkSelection {
     return total;
   }
 
+  /// Lists that a warp loads before it looks at them.
+  static constexpr int lists_at_once = 4;
+
+  /// Calls body(j, raw, valid) for the candidates of units base + j, j < 32, that have at most as
+  /// many as a warp has lanes: a lane each, in order. `state` is that of unit base + lane.
+  template <typename Body>
+  __device__ void for_each_list(const TopkUnit& state, Body body) const {
+#pragma unroll 1
+    for (int first = 0; first < 32; first += lists_at_once) {
+      uint2 raws[lists_at_once];
+      bool valid[lists_at_once];
+#pragma unroll
+      for (int i = 0; i < lists_at_once; ++i) {
+        const std::uint32_t from = __shfl_sync(all_lanes, state.first, first + i);
+        const std::uint32_t count = __shfl_sync(all_lanes, state.candidates, first + i);
+        valid[i] = static_cast<std::uint32_t>(lane_id()) < count && count <= 32;
+        raws[i] = valid[i] ? __ldcg(candidates() + from + lane_id()) : uint2{0, 0};
+      }
+#pragma unroll
+      for (int i = 0; i < lists_at_once; ++i) body(first + i, raws[i], valid[i]);
+    }
+  }
+
   /// Adds up, by unit, keys over the cut and on it.
   __device__ void count() {
-    for_each_key([&](std::uint32_t unit, std::uint32_t key) {
-      if (key < cut_.key) return;
-      TopkUnit& counts = scratch_.units[unit];
-      const bool ties = key == cut_.key;
-      add_together(ties ? &counts.ties : &counts.above, unit << 1 | (ties ? 1u : 0u));
-    });
-    barrier();
+    const auto warps = static_cast<std::uint32_t>(block_warps());
+    for (std::uint32_t base = first_unit_ + 32 * warp(); base < last_unit_; base += 32 * warps) {
+      const std::uint32_t index = base + static_cast<std::uint32_t>(lane_id());
+      const TopkUnit state = state_of(index);
+      uint2 counts{0, 0};  // of the lane's unit
+      const auto add = [&](int unit, float x) {
+        const std::uint32_t key = key_of(x);
+        const auto above =
+            static_cast<std::uint32_t>(__popc(__ballot_sync(all_lanes, key > cut_.key)));
+        const auto ties = static_cast<std::uint32_t>(
+            __popc(__ballot_sync(all_lanes, key != 0 && key == cut_.key)));
+        if (lane_id() == unit) counts = {counts.x + above, counts.y + ties};
+      };
+      if (stored_) {
+        for_each_list(state,
+                      [&](int j, const uint2& raw, bool) { add(j, __uint_as_float(raw.y)); });
+      }
+      const bool apart = index < last_unit_ && (!stored_ || state.candidates > 32);
+      for (unsigned left = __ballot_sync(all_lanes, apart); left != 0; left &= left - 1) {
+        const int j = __ffs(static_cast<int>(left)) - 1;
+        for_each_row(base + static_cast<std::uint32_t>(j), [&](int, float x, bool) { add(j, x); });
+      }
+      if (index < last_unit_) {
+        __stcg(reinterpret_cast<uint2*>(&scratch_.units[index].above), counts);
+      }
+    }
+    __syncthreads();
   }
 
   /// above << 32 | ties.
@@ -295,8 +374,9 @@ class TopkSelection {
     std::uint32_t early;  ///< entries before it
   };
 
-  /// 32 elements of a unit, in the order of the lanes; x is 0 where there is none.
-  __device__ void write_lanes(UnitWriter& to, int index, float x) const {
+  /// 32 elements of a unit, in the order of the lanes; x is 0 where there is none. `remains`: what
+  /// is left of x already stands where the residual goes, and x does not.
+  __device__ void write_lanes(UnitWriter& to, int index, float x, bool remains) const {
     const std::uint32_t key = key_of(x);
     const unsigned lower = (1u << lane_id()) - 1;
     const bool ties = key != 0 && key == cut_.key;
@@ -307,9 +387,12 @@ class TopkSelection {
     const auto early = static_cast<std::uint32_t>(
         __popc(__ballot_sync(all_lanes, taken && index < to.block_start)));
     if (taken) {
-      write_entry(to, to.entry + static_cast<std::uint32_t>(__popc(all_taken & lower)),
-                  static_cast<std::uint32_t>(index), x);
+      const std::uint32_t entry = to.entry + static_cast<std::uint32_t>(__popc(all_taken & lower));
+      locals()[entry] = static_cast<std::uint16_t>(static_cast<std::uint32_t>(to.position) +
+                                                   static_cast<std::uint32_t>(index));
+      values()[entry] = bf16_bits(x);
     }
+    if (to.left != nullptr && taken != remains) to.left[index] = taken ? remainder_of(x) : x;
     to.entry += static_cast<std::uint32_t>(__popc(all_taken));
     to.early += early;
     to.ties -= min(to.ties, static_cast<std::uint32_t>(__popc(all_ties)));
@@ -334,14 +417,6 @@ class TopkSelection {
     return {position, source_.left(unit), state.above, state.ties, start, 0};
   }
 
-  __device__ void write_entry(const UnitWriter& to, std::uint32_t entry, std::uint32_t index,
-                              float x) const {
-    const std::uint16_t value = bf16_bits(x);
-    locals()[entry] = static_cast<std::uint16_t>(static_cast<std::uint32_t>(to.position) + index);
-    values()[entry] = value;
-    if (to.left != nullptr) to.left[index] = x - from_bf16_bits(value);
-  }
-
   /// first[] of the block of positions that starts in a unit, if one does. By one lane.
   __device__ void write_first(const UnitWriter& to, const Unit& unit, std::uint32_t entry) const {
     if (to.block_start >= unit.elements) return;
@@ -351,68 +426,62 @@ class TopkSelection {
     first_words()[block] = (entry + to.early) | (flagged ? topk_non_finite : 0u);
   }
 
-  /// By a warp: a unit whose candidates are many or not known.
-  __device__ __noinline__ void write_unit(std::uint32_t index) const {
-    const TopkUnit state = state_of(index);
-    const Unit unit = find_unit(chunk_, row_, index);
-    UnitWriter to = writer_of(unit, state);
+  /// Calls body(index, x, remains) for a unit whose candidates are many or not known, 32 elements
+  /// at a time, a lane each, in order. By a warp.
+  template <typename Body>
+  __device__ void for_each_row(std::uint32_t unit, Body body) const {
     if (stored_) {
+      const TopkUnit state = state_of(unit);
       for (std::uint32_t k = 0; k < state.candidates; k += 32) {
         const std::uint32_t at = k + static_cast<std::uint32_t>(lane_id());
-        uint2 raw{0, 0};
-        if (at < state.candidates) raw = __ldcg(candidates() + state.first + at);
-        write_lanes(to, static_cast<int>(raw.x & (unit_elements - 1)), __uint_as_float(raw.y));
+        const bool valid = at < state.candidates;
+        const uint2 raw = valid ? __ldcg(candidates() + state.first + at) : uint2{0, 0};
+        body(static_cast<int>(raw.x & (unit_elements - 1)), __uint_as_float(raw.y), valid);
       }
-    } else {
-      Tile x;
-      read(unit, x);
-      for_each<Strided>([&](int row, int column) {
-        write_lanes(to, Strided::element(row, column), x[row][column]);
-      });
+      return;
     }
-    if (lane_id() == 0) write_first(to, unit, state.above);
+    Tile x;
+    read(find_unit(chunk_, row_, unit), x);
+    for_each<Strided>(
+        [&](int row, int column) { body(Strided::element(row, column), x[row][column], false); });
   }
 
-  /// By a lane: a unit whose candidates stand in its segment.
-  __device__ void write_unit_alone(std::uint32_t index, const TopkUnit& state) const {
-    const Unit unit = find_unit_alone(chunk_, row_, index);
-    UnitWriter to = writer_of(unit, state);
-    std::uint32_t entry = to.entry;
-    const auto write = [&](std::uint32_t place, std::uint32_t bits) {
-      const float x = __uint_as_float(bits);
-      const std::uint32_t key = key_of(x);
-      const bool ties = key == cut_.key;
-      if (key == 0 || key < cut_.key || (ties && to.ties == 0)) return;
-      if (ties) --to.ties;
-      const auto at = static_cast<std::uint32_t>(place & (unit_elements - 1));
-      if (static_cast<int>(at) < to.block_start) ++to.early;
-      write_entry(to, entry++, at, x);
+  /// By a warp: units base to base + 31.
+  __device__ void write_units(std::uint32_t base) const {
+    const std::uint32_t index = base + static_cast<std::uint32_t>(lane_id());
+    const TopkUnit state = state_of(index);
+    const Unit unit = find_unit_alone(chunk_, row_, min(index, last_unit_ - 1));
+    UnitWriter own = writer_of(unit, state);
+    const auto write = [&](int j, int at, float x, bool remains) {
+      UnitWriter to;
+      to.position = __shfl_sync(all_lanes, own.position, j);
+      to.left = reinterpret_cast<float*>(
+          __shfl_sync(all_lanes, reinterpret_cast<unsigned long long>(own.left), j));
+      to.entry = __shfl_sync(all_lanes, own.entry, j);
+      to.ties = __shfl_sync(all_lanes, own.ties, j);
+      to.block_start = __shfl_sync(all_lanes, own.block_start, j);
+      to.early = __shfl_sync(all_lanes, own.early, j);
+      write_lanes(to, at, x, remains);
+      if (lane_id() == j) own = to;
     };
-    const auto* pairs = reinterpret_cast<const uint4*>(candidates() + state.first);
-    uint4 ahead = state.candidates > 0 ? __ldg(pairs) : uint4{};
-    for (std::uint32_t k = 0; k < state.candidates; k += 2) {
-      const uint4 raw = ahead;
-      if (k + 2 < state.candidates) ahead = __ldg(++pairs);
-      write(raw.x, raw.y);
-      write(raw.z, raw.w);
+    if (stored_) {
+      for_each_list(state, [&](int j, const uint2& raw, bool valid) {
+        write(j, static_cast<int>(raw.x & (unit_elements - 1)), __uint_as_float(raw.y), valid);
+      });
     }
-    write_first(to, unit, to.entry);
+    const bool apart = index < last_unit_ && (!stored_ || state.candidates > 32);
+    for (unsigned left = __ballot_sync(all_lanes, apart); left != 0; left &= left - 1) {
+      const int j = __ffs(static_cast<int>(left)) - 1;
+      for_each_row(base + static_cast<std::uint32_t>(j),
+                   [&](int at, float x, bool remains) { write(j, at, x, remains); });
+    }
+    if (index < last_unit_) write_first(own, unit, state.above);
   }
 
   __device__ void write_units() const {
     const auto warps = static_cast<std::uint32_t>(block_warps());
-    if (!stored_) {
-      for (std::uint32_t i = first_unit_ + warp(); i < last_unit_; i += warps) write_unit(i);
-      return;
-    }
     for (std::uint32_t base = first_unit_ + 32 * warp(); base < last_unit_; base += 32 * warps) {
-      const std::uint32_t index = base + static_cast<std::uint32_t>(lane_id());
-      const TopkUnit state = state_of(index);
-      const bool crowded = state.candidates > row_.segment;
-      if (index < last_unit_ && !crowded) write_unit_alone(index, state);
-      for (unsigned left = __ballot_sync(all_lanes, crowded); left != 0; left &= left - 1) {
-        write_unit(base + static_cast<std::uint32_t>(__ffs(static_cast<int>(left))) - 1);
-      }
+      write_units(base);
     }
   }
 

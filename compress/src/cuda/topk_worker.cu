@@ -1,5 +1,7 @@
 #include "cuda/block_kernels.cuh"
 #include "cuda/topk_kernels.hpp"
+#include "cuda/topk_sample.cuh"
+#include "cuda/topk_scan.cuh"
 #include "cuda/topk_select.cuh"
 
 /// A worker's topk: sample a threshold, scan, select.
@@ -8,34 +10,10 @@ namespace {
 
 // ---- sample ----
 
-constexpr int sample_shift = 20;  // of a key to its bin
-constexpr int fine_shift = 9;     // of the rest of a key to its bin in there
-constexpr std::uint32_t no_sample = 0xFFFFFFFFu;
-static_assert(0x7FFFFFFF >> sample_shift == topk_bins - 1);
-static_assert(1 << (sample_shift - fine_shift) == topk_bins);
-
-/// How many places are sampled in a run, and the unit of a place.
-__device__ bool samples_every_unit(const TopkRow& row) {
-  return row.units <= most_sample_places / sample_places_per_unit;
-}
-__device__ std::uint32_t places_of(const TopkRow& row) {
-  return samples_every_unit(row) ? sample_places_per_unit * row.units : most_sample_places;
-}
-__device__ std::uint32_t unit_of_place(const TopkRow& row, std::uint32_t place) {
-  if (samples_every_unit(row)) return place / sample_places_per_unit;
-  return static_cast<std::uint32_t>(std::uint64_t{row.units} * place / most_sample_places);
-}
-
-/// One of the sampled elements, `sample_run` neighbours at each place: spread evenly over units,
-/// with jitter inside them, the same in every step. A place may fall behind a short unit's end: so
-/// all elements are as likely.
+/// Of a sampled element. Groups of 64 are dead for a worker if their inputs are 0: neighbours tell.
 template <typename T>
 __device__ std::uint32_t sample_key(const EncodeLaunch& launch, const WorkerValues& worker,
-                                    const TopkRow& row, std::uint32_t place) {
-  const Unit unit = find_unit_alone(launch.frame.chunk, row, unit_of_place(row, place));
-  constexpr unsigned runs = unit_elements / sample_run;
-  const auto jitter = static_cast<int>(mix64(place) % runs) * sample_run;
-  const int at = jitter + static_cast<int>(threadIdx.x % sample_run);
+                                    const Unit& unit, int at) {
   const bool exists = at < unit.elements;
   float g = 0.0f;
   float e = 0.0f;
@@ -50,74 +28,6 @@ __device__ std::uint32_t sample_key(const EncodeLaunch& launch, const WorkerValu
   return !exists ? no_sample : live ? key_of(x) : 0u;
 }
 
-struct SampleShare {
-  std::uint32_t counts[topk_bins];
-  SelectShare select;
-  TopkRow row;
-  bool last;
-};
-
-/// Counts from the top: the bin that holds number `rank`, and how many come before it in there.
-/// Returns the number of all.
-template <typename Count>
-__device__ std::uint64_t find_rank(SelectShare& share, Count count, std::uint64_t wanted,
-                                   std::uint64_t elements) {
-  constexpr int per_thread = topk_bins / select_threads;
-  std::uint32_t own[per_thread];
-  std::uint64_t sum = 0;
-  const auto bin_of = [](int i) {
-    return topk_bins - 1 - (per_thread * static_cast<int>(threadIdx.x) + i);
-  };
-#pragma unroll
-  for (int i = 0; i < per_thread; ++i) {
-    own[i] = count(bin_of(i));
-    sum += own[i];
-  }
-  std::uint64_t total = 0;
-  std::uint64_t above = block_scan(share, sum, total) - sum;
-  const std::uint64_t rank = elements == 0 ? wanted : wanted * total / elements;
-#pragma unroll
-  for (int i = 0; i < per_thread; ++i) {
-    if (above <= rank && rank < above + own[i]) {
-      share.cut = {static_cast<std::uint32_t>(bin_of(i)), static_cast<std::uint32_t>(rank - above)};
-    }
-    above += own[i];
-  }
-  __syncthreads();
-  return total;
-}
-
-/// The last thread block of a run: a threshold that about `wanted` keys are over.
-__device__ std::uint32_t find_threshold(SampleShare& share, const TopkRow& row) {
-  if (row.wanted == 0) return 0;
-  std::uint32_t* coarse = row.scratch.sample;
-  const auto take = [&](int bin) {
-    const std::uint32_t count = __ldcg(coarse + bin);
-    coarse[bin] = 0;
-    return count;
-  };
-  const auto elements = static_cast<std::uint64_t>(row.elements);
-  if (find_rank(share.select, take, row.wanted, elements) == 0) return 0;
-  const TopkCut bin = share.select.cut;
-  // The bin may be broad where magnitudes crowd: the same in there.
-  for (int i = static_cast<int>(threadIdx.x); i < topk_bins; i += blockDim.x) {
-    share.counts[i] = 0;
-  }
-  __syncthreads();
-  const std::uint32_t samples = places_of(row) * sample_run;
-#pragma unroll 8
-  for (std::uint32_t i = threadIdx.x; i < samples; i += blockDim.x) {
-    const std::uint32_t key = __ldcg(row.scratch.keys + i);
-    if (key >> sample_shift != bin.key) continue;
-    atomicAdd(&share.counts[key >> fine_shift & (topk_bins - 1)], 1u);
-  }
-  __syncthreads();
-  find_rank(
-      share.select, [&](int i) { return share.counts[i]; }, bin.ties, 0);
-  const std::uint32_t from = bin.key << sample_shift | share.select.cut.key << fine_shift;
-  return min(from == 0 ? 0 : from - 1, overflow_bits(Codec::topk) - 1);
-}
-
 template <typename T>
 __global__ void __launch_bounds__(select_threads)
     sample_kernel(const __grid_constant__ EncodeLaunch launch) {
@@ -129,113 +39,12 @@ __global__ void __launch_bounds__(select_threads)
   if (row.units == 0) return;
   const TopkShare blocks{blockIdx.x % topk.sample_blocks, topk.sample_blocks};
   clear_scratch(row, blocks);
-  if (row.wanted != 0) {
-    for (int bin = static_cast<int>(threadIdx.x); bin < topk_bins; bin += blockDim.x) {
-      share.counts[bin] = 0;
-    }
-    const std::uint32_t places = places_of(row);
-    __syncthreads();
-    // Whole warps stay together, though the last ones may have nothing to do.
-    for (std::uint64_t i = blocks.first(); i < (places * sample_run + 31) / 32 * 32;
-         i += blocks.stride()) {
-      const auto place = static_cast<std::uint32_t>(i / sample_run);
-      const std::uint32_t key = sample_key<T>(launch, worker, row, min(place, places - 1));
-      if (place >= places) continue;
-      row.scratch.keys[i] = key;
-      if (key != no_sample) atomicAdd(&share.counts[key >> sample_shift], 1u);
-    }
-    __syncthreads();
-    for (int bin = static_cast<int>(threadIdx.x); bin < topk_bins; bin += blockDim.x) {
-      if (share.counts[bin] != 0) atomicAdd(row.scratch.sample + bin, share.counts[bin]);
-    }
-  }
-  // What every thread has written must be there before the ticket is.
-  fence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    share.last = atomicAdd(&row.scratch.control->sampled, 1u) + 1 == blocks.count;
-    fence();
-  }
-  __syncthreads();
-  if (!share.last) return;
-  const std::uint32_t threshold = find_threshold(share, row);
-  if (threadIdx.x == 0) {
-    row.scratch.control->threshold = threshold;
-    row.scratch.control->sampled = 0;
-  }
+  sample_run_keys(share, launch.frame.chunk, blocks, [&](const Unit& unit, int at) {
+    return sample_key<T>(launch, worker, unit, at);
+  });
 }
 
 // ---- scan ----
-
-/// Stores the lane's candidates (bit 4 row + column) of a unit, in order.
-template <typename Map>
-__device__ __forceinline__ void store_candidates(const TopkRow& row, std::uint32_t index,
-                                                 std::uint32_t candidates, const Tile& x) {
-  const TopkScratch& scratch = row.scratch;
-  const std::uint32_t count =
-      __reduce_add_sync(all_lanes, static_cast<std::uint32_t>(__popc(candidates)));
-  // Only a unit with more candidates than usual has to ask for a place, and wait for it.
-  std::uint32_t first = index * row.segment;
-  const bool crowded = count > row.segment;
-  if (crowded) {
-    std::uint32_t place = 0;
-    if (lane_id() == 0) place = atomicAdd(&scratch.control->crowded, count);
-    place = __shfl_sync(all_lanes, place, 0);
-    first = row.units * row.segment + place;
-    if (place + count > scratch.room) candidates = 0;
-  }
-  auto* list = reinterpret_cast<uint2*>(scratch.candidates);
-  const std::uint32_t kept = crowded ? 0 : count;
-  if (lane_id() >= kept && lane_id() < row.segment) {
-    __stcg(list + index * row.segment + lane_id(), uint2{0, 0});
-  }
-  if (lane_id() == 0) {
-    __stcg(reinterpret_cast<uint4*>(scratch.units + index), uint4{first, count, 0, 0});
-  }
-  if (__all_sync(all_lanes, candidates == 0)) return;
-  const auto put = [&](std::uint32_t at, int r, int column) {
-    const auto element = static_cast<std::uint32_t>(Map::element(r, column));
-    __stcg(list + at, uint2{index << topk_place_bits | element, __float_as_uint(x[r][column])});
-  };
-  if constexpr (Map::vectors) {
-    // Counts by row in bytes, even rows and odd rows: summed up over the lanes together.
-    std::uint32_t pairs = candidates - (candidates >> 1 & 0x55555555u);
-    pairs = (pairs & 0x33333333u) + (pairs >> 2 & 0x33333333u);
-    const std::uint32_t own[2] = {pairs & 0x0F0F0F0Fu, pairs >> 4 & 0x0F0F0F0Fu};
-    std::uint32_t until[2] = {own[0], own[1]};
-#pragma unroll
-    for (int distance = 1; distance < 32; distance *= 2) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const std::uint32_t other = __shfl_up_sync(all_lanes, until[half], distance);
-        if (lane_id() >= distance) until[half] += other;
-      }
-    }
-    const std::uint32_t totals[2] = {__shfl_sync(all_lanes, until[0], 31),
-                                     __shfl_sync(all_lanes, until[1], 31)};
-#pragma unroll
-    for (int r = 0; r < rows; ++r) {
-      const int shift = 8 * (r / 2);
-      const std::uint32_t bits = candidates >> (columns * r) & 0xFu;
-      if (bits != 0) {
-        std::uint32_t at = first + ((until[r % 2] - own[r % 2]) >> shift & 0xFFu);
-#pragma unroll
-        for (int column = 0; column < columns; ++column) {
-          if ((bits >> column & 1u) != 0) put(at++, r, column);
-        }
-      }
-      first += totals[r % 2] >> shift & 0xFFu;
-    }
-  } else {
-    const unsigned lower = (1u << lane_id()) - 1;
-    for_each<Map>([&](int r, int column) {
-      const bool has = (candidates >> (columns * r + column) & 1u) != 0;
-      const unsigned all = __ballot_sync(all_lanes, has);
-      if (has) put(first + static_cast<std::uint32_t>(__popc(all & lower)), r, column);
-      first += static_cast<std::uint32_t>(__popc(all));
-    });
-  }
-}
 
 /// Looks at candidates that are too large: notes their blocks and returns those that are NaN or
 /// Inf, which a residual never takes up.
@@ -283,10 +92,10 @@ __device__ __forceinline__ void scan_unit(const EncodeLaunch& launch, const Work
     for_each<Map>([&](int r, int column) { copy[r][column] = x[r][column]; });
     kept = note_overflow<Map>(row.scratch, unit, candidates, copy);
   }
+  store_candidates<Map>(row, index, candidates, x);
   if (residual.committed != nullptr) {
     store_residual<Map>(residual, unit.elements, live, x, kept);
   }
-  store_candidates<Map>(row, index, candidates, x);
 }
 
 template <typename T>
@@ -323,10 +132,11 @@ __global__ void __launch_bounds__(threads_per_tile, encode_tiles_per_sm)
   const VerbFrame& frame = launch.frame;
   const TileRow tile = frame.chunk.tiles[launch.first_tile + blockIdx.x];
   __shared__ TopkRow row;
-  copy_row(row, frame.topk.rows[tile.shard]);
-  const std::uint32_t threshold = row.scratch.control->threshold;
+  const std::uint64_t words = load_row(frame.topk.rows[tile.shard]);
   const TileWalk walk{frame.chunk, tile};
   const Unit first = walk.unit<TopkWalk>(0);
+  store_row_words(row, words);
+  const std::uint32_t threshold = row.scratch.control->threshold;
   if (!walk.is_even()) {
     scan_uneven_tile<T>(launch, walk, row, threshold);
   } else if (is_packed<TopkWalk>(first, 0, static_cast<const T*>(launch.gradients))) {

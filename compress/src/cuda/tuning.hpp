@@ -30,15 +30,13 @@ constexpr int decode_tiles_per_sm = 8;
 /// Threads of the thread blocks that select or sample.
 constexpr int select_threads = 1024;
 
-/// Units for each thread block of a selection, which has at most one a multiprocessor. An owner's
-/// reads all numbers again.
+/// Units for each thread block of a selection, which has at most one a multiprocessor.
 constexpr std::int64_t units_per_select_block = 256;
-constexpr std::int64_t units_per_owner_block = 16;
 
 /// The sample: neighbours at a place, and places.
 constexpr int sample_run = 16;
 constexpr std::uint32_t most_sample_places = 1024;
-constexpr std::uint32_t sample_places_per_unit = 4;
+constexpr std::uint32_t sample_places_per_unit = 32;
 
 /// How many candidates are wanted for k entries of n elements: four standard deviations of the
 /// sample more at a density of 1 %, and so many that some 50 of it are over the threshold.
