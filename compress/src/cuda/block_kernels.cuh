@@ -153,14 +153,11 @@ __global__ void __launch_bounds__(threads_per_tile, encode_tiles_per_sm)
   } else {
     coded = encode_even_tile<Codec, StridedWhole, T>(launch, walk, first, slot);
   }
-  bool shares_bytes = Codec::may_cross && !packed;
   if (launch.writes_pads) {
-    shares_bytes |= write_pads(frame.chunk.pads[static_cast<int>(Phase::reduce)], 0,
-                               frame.chunk.shards, launch.slots, slot_bytes);
+    write_pads(frame.chunk.pads[static_cast<int>(Phase::reduce)], 0, frame.chunk.shards,
+               launch.slots, slot_bytes);
   }
-  const Arrival arrival{tile.shard, tile.way, frame.chunk.arrivals[tile.shard], coded.digest,
-                        coded.flags};
-  if (gather_as_last(share, frame, arrival, shares_bytes)) finish_encode(launch);
+  gather(share, frame, {tile.arrival, tile.shard, coded.digest, coded.flags});
 }
 
 // ---- reduce ----
@@ -287,9 +284,10 @@ __global__ void __launch_bounds__(threads_per_tile, reduce_tiles_per_sm)
                launch.slot_out, 0);
   }
   const HeaderCheck check = check_inputs_early(frame, launch.inputs, launch.shard, tile);
-  const Arrival arrival{place_in, tile.way, frame.chunk.arrivals[launch.shard],
-                        coded.digest_in + check.digest, coded.flags | check.flags};
-  gather<true>(share, frame, arrival, coded.digest);
+  gather<true>(
+      share, frame,
+      {tile.arrival, launch.shard, coded.digest_in + check.digest, coded.flags | check.flags},
+      coded.digest);
 }
 
 /// For reduce-scatter: the dtype is looked up as values are stored.
@@ -314,9 +312,7 @@ __global__ void __launch_bounds__(threads_per_tile, reduce_tiles_per_sm)
     });
   }
   const HeaderCheck check = check_inputs_early(frame, launch.inputs, launch.shard, tile);
-  const Arrival arrival{place_in, tile.way, frame.chunk.arrivals[launch.shard],
-                        digest + check.digest, check.flags};
-  gather(share, frame, arrival);
+  gather(share, frame, {tile.arrival, launch.shard, digest + check.digest, check.flags});
 }
 
 // ---- decode ----
@@ -402,9 +398,7 @@ __global__ void __launch_bounds__(threads_per_tile, decode_tiles_per_sm)
           ? decode_even_tile<Codec, T>(launch, walk, unit, slot)
           : decode_uneven_tile<Codec, T>(launch, walk, slot);
   const HeaderCheck check = check_owner_early(frame, slot, tile);
-  const Arrival arrival{tile.shard, tile.way, frame.chunk.arrivals[tile.shard],
-                        digest + check.digest, check.flags};
-  gather(share, frame, arrival);
+  gather(share, frame, {tile.arrival, tile.shard, digest + check.digest, check.flags});
 }
 
 // ---- launches ----

@@ -67,7 +67,6 @@ struct CudaCoder::Impl {
             .gathered = tables.gathered,
             .step = step->device_block(),
             .errors = errors,
-            .ways = tables.ways,
             .topk = {}};
   }
 
@@ -136,7 +135,7 @@ void CudaCoder::encode(int chunk, ConstTensorView gradients, CudaState& state, c
     launcher_of(spec.codec).encode(launch, section.tiles(), call.stream.handle());
     launch.writes_pads = false;
   }
-  if (tables.tiles == 0) encode_nothing(launch, call.stream.handle());
+  finish_encode(launch, call.stream.handle());
 }
 
 void CudaCoder::reduce_encode(int chunk, ConstByteView slots, CudaState& state,

@@ -121,18 +121,15 @@ DeviceChunk lay_out(const ChunkTables& tables, const Plan& plan, int chunk, Verb
   }
   view.piece_count = static_cast<std::uint32_t>(tables.pieces.size());
   view.shards = static_cast<std::uint32_t>(plan.ranks());
-  // An owner's step has two places, however few the shards are.
-  const auto places = std::max<std::size_t>(2, static_cast<std::size_t>(plan.ranks()));
-  result.gathered = {.arrived = image.put(std::vector<std::uint32_t>(1)),
-                     .digests = image.put(std::vector<std::uint64_t>(way_words * ways * places)),
-                     .flags = image.put(std::vector<std::uint32_t>(places))};
+  const std::vector<std::uint64_t> digests(tables.arrivals.back());
+  result.gathered = {
+      .digests = image.put(digests),
+      .digests_out = image.put(digests),
+      .flags = image.put(std::vector<std::uint32_t>(static_cast<std::size_t>(plan.ranks())))};
   result.sections = tables.sections;
   for (SectionTiles& section : result.sections) lay_out_topk(section, plan, verb, image, scratch);
   result.tiles = static_cast<std::uint32_t>(tables.tiles.size());
   view.arrivals = image.put(tables.arrivals);
-  for (const std::uint32_t arrivals : tables.arrivals) {
-    result.ways += std::min(arrivals, ways);
-  }
   return result;
 }
 

@@ -17,7 +17,6 @@ struct DeviceChunk {
   Gathered gathered;
   std::vector<SectionTiles> sections;
   std::uint32_t tiles = 0;
-  std::uint32_t ways = 0;  ///< of gathering that thread blocks come to, at all shards together
 };
 
 /// A plan's tables in device memory. Immutable but for what Gathered points to.

@@ -1,12 +1,12 @@
 #include "cuda/finish.cuh"
 #include "cuda/try.hpp"
 
-/// How the verbs that read what peers sent end: one thread block looks at what the others gathered,
-/// and overwrites what they wrote if a slot is refused.
+/// How verbs end. A kernel of its own, not the last thread block of the one before: that would take
+/// a fence in every thread block, since what is refused is overwritten whoever wrote it.
 namespace thinwire::compress::cuda {
 namespace {
 
-constexpr int finish_threads = 256;
+constexpr int finish_threads = 1024;
 
 __device__ void record_checksum(const VerbFrame& frame, int peer, std::uint64_t computed,
                                 std::uint64_t said) {
@@ -52,14 +52,82 @@ __device__ void write_nan(const ChunkView& chunk, unsigned shard, void* out, DTy
   }
 }
 
+/// Digest of what was gathered for a shard; every thread gets it.
+__device__ std::uint64_t gathered_digest(BlockShare& share, const std::uint64_t* digests,
+                                         const ChunkView& chunk, unsigned shard) {
+  std::uint64_t sum = 0;
+  const std::uint32_t end = chunk.arrivals[shard + 1];
+#pragma unroll 8
+  for (std::uint32_t i = chunk.arrivals[shard] + threadIdx.x; i < end; i += blockDim.x) {
+    sum += __ldcg(digests + i);
+  }
+  return block_sum(share, sum);
+}
+
+__device__ bool gathers_nothing(const ChunkView& chunk, unsigned shard) {
+  return chunk.arrivals[shard] == chunk.arrivals[shard + 1];
+}
+
+/// The flags of a shard, of which none are left. By one thread.
+__device__ std::uint32_t take_flags(const Gathered& gathered, unsigned shard) {
+  const std::uint32_t flags = gathered.flags[shard];
+  gathered.flags[shard] = 0;
+  return flags;
+}
+
+/// A header without what is known last.
+__device__ SlotHeader start_header(const VerbFrame& frame, Phase phase, unsigned shard) {
+  SlotHeader header = load_header(&frame.chunk.headers[static_cast<int>(phase)][shard]);
+  header.sequence = frame.step->sequence;
+  return header;
+}
+
+/// Called by one lane.
+__device__ void write_header(SlotHeader header, std::uint32_t flags, std::uint64_t checksum,
+                             std::byte* slot) {
+  header.flags = flags;
+  header.checksum = checksum;
+  union {
+    SlotHeader header;
+    uint4 parts[4];
+  } written{header};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) reinterpret_cast<uint4*>(slot)[i] = written.parts[i];
+}
+
+/// A thread block a shard.
+__global__ void __launch_bounds__(finish_threads)
+    finish_encode_kernel(const __grid_constant__ EncodeLaunch launch) {
+  __shared__ BlockShare share;
+  const VerbFrame& frame = launch.frame;
+  const ChunkView& chunk = frame.chunk;
+  const auto phase = static_cast<int>(Phase::reduce);
+  const unsigned shard = blockIdx.x;
+  std::byte* slot = launch.slots + shard * chunk.slot_bytes[phase];
+  if (launch.writes_pads) {  // nothing was launched before
+    write_pads(chunk.pads[phase], shard, shard + 1, slot, 0, 0, 1);
+    __syncthreads();
+  }
+  SlotHeader header{};
+  std::uint64_t seams = 0;
+  if (threadIdx.x < 32) {
+    header = start_header(frame, Phase::reduce, shard);
+    seams = seam_digest(chunk.seams[phase], shard, slot);
+  }
+  const std::uint64_t digest = gathered_digest(share, frame.gathered.digests, chunk, shard);
+  if (threadIdx.x != 0) return;
+  write_header(header, take_flags(frame.gathered, shard), digest + seams, slot);
+  launch.state->worker_written = 1;
+}
+
 struct InputCheck {
-  std::uint32_t flags;      ///< of all peers
-  std::uint32_t own_flags;  ///< gathered here
+  std::uint32_t flags;  ///< of all peers
+  std::uint32_t own_flags;
   std::uint32_t bad;
 };
 
-/// What came of N peers' slots for a shard, by one thread block. Their digests were added up
-/// together: only when the sum is wrong is it found out whose it is.
+/// What came of N peers' slots for a shard. Their digests were added up together: only when the sum
+/// is wrong is it found out whose it is.
 __device__ InputCheck check_inputs(BlockShare& share, const VerbFrame& frame, const Inputs& inputs,
                                    unsigned shard) {
   __shared__ InputCheck check;
@@ -68,27 +136,26 @@ __device__ InputCheck check_inputs(BlockShare& share, const VerbFrame& frame, co
     return *reinterpret_cast<const SlotHeader*>(inputs.slots + peer * inputs.slot_bytes);
   };
   HeaderCheck late;
-  if (frame.chunk.arrivals[shard] == 0) {
+  if (gathers_nothing(frame.chunk, shard)) {
     late = check_headers(frame, Phase::reduce, shard, inputs.slots, inputs.slot_bytes, 0,
                          inputs.ranks);
   }
   const bool refused = __syncthreads_or(static_cast<int>(late.flags)) != 0;
+  const std::uint64_t computed = gathered_digest(share, frame.gathered.digests, frame.chunk, shard);
   if (threadIdx.x < 32) {
-    const Taken taken = start_taking(frame.gathered, place_in);
     std::uint64_t said = 0;
     std::uint32_t flags = 0;
     for (int peer = lane_id(); peer < inputs.ranks; peer += 32) {
-      said += __ldcg(&header_of(peer).checksum);
-      flags |= __ldcg(&header_of(peer).flags);
+      said += header_of(peer).checksum;
+      flags |= header_of(peer).flags;
     }
     said = warp_sum(said);
     flags = __reduce_or_sync(all_lanes, flags);
-    const std::uint64_t computed =
-        take_digest(taken, frame.gathered, place_in, frame.chunk.arrivals[shard]);
     if (threadIdx.x == 0) {
       differs = said != computed;
-      check = {flags, taken.flags,
-               refused || (taken.flags & flag_refused) != 0 || differs ? 1u : 0u};
+      const std::uint32_t own_flags = take_flags(frame.gathered, shard);
+      const bool bad = refused || (own_flags & flag_refused) != 0 || differs;
+      check = {flags, own_flags, bad ? 1u : 0u};
     }
   }
   __syncthreads();
@@ -127,46 +194,37 @@ __device__ std::uint64_t poison_slot(BlockShare& share, const VerbFrame& frame, 
   return payload_digest(share, slot, length);
 }
 
-__global__ void finish_reduce_encode_kernel(const __grid_constant__ ReduceEncodeLaunch launch) {
+__global__ void __launch_bounds__(finish_threads)
+    finish_reduce_encode_kernel(const __grid_constant__ ReduceEncodeLaunch launch) {
   __shared__ BlockShare share;
   const VerbFrame& frame = launch.frame;
+  const auto phase = static_cast<int>(Phase::gather);
   if (launch.writes_pads) {  // nothing was launched before
-    write_pads(frame.chunk.pads[static_cast<int>(Phase::gather)], launch.shard, launch.shard + 1,
-               launch.slot_out, 0);
+    write_pads(frame.chunk.pads[phase], launch.shard, launch.shard + 1, launch.slot_out, 0);
     __syncthreads();
   }
   SlotHeader header{};
-  Taken out{};
   std::uint64_t seams = 0;
   if (threadIdx.x < 32) {
     header = start_header(frame, Phase::gather, launch.shard);
-    out = start_taking(frame.gathered, place_out);
-    seams = seam_digest(frame.chunk.seams[static_cast<int>(Phase::gather)], launch.shard,
-                        launch.slot_out);
+    seams = seam_digest(frame.chunk.seams[phase], launch.shard, launch.slot_out);
   }
   const InputCheck check = check_inputs(share, frame, launch.inputs, launch.shard);
-  std::uint32_t flags = check.flags;
+  std::uint32_t flags = flag_non_finite;
   std::uint64_t digest = 0;
   if (check.bad != 0) {
     digest = poison_slot(share, frame, launch.shard, launch.slot_out);
-    flags = flag_non_finite;
-    __syncthreads();
+  } else {
+    digest = gathered_digest(share, frame.gathered.digests_out, frame.chunk, launch.shard) + seams;
+    flags = check.flags | check.own_flags;
   }
-  if (threadIdx.x >= 32) return;
-  const std::uint64_t gathered =
-      take_digest(out, frame.gathered, place_out, frame.chunk.arrivals[launch.shard]) + seams;
-  if (check.bad == 0) {
-    digest = gathered;
-    flags |= check.own_flags;
-  }
-  if (lane_id() == 0) {
-    write_header(header, flags, digest, launch.slot_out);
-    frame.gathered.flags[place_in] = 0;
-    launch.state->server_written = 1;
-  }
+  if (threadIdx.x != 0) return;
+  write_header(header, flags, digest, launch.slot_out);
+  launch.state->server_written = 1;
 }
 
-__global__ void finish_reduce_kernel(const __grid_constant__ ReduceLaunch launch) {
+__global__ void __launch_bounds__(finish_threads)
+    finish_reduce_kernel(const __grid_constant__ ReduceLaunch launch) {
   __shared__ BlockShare share;
   const VerbFrame& frame = launch.frame;
   const InputCheck check = check_inputs(share, frame, launch.inputs, launch.shard);
@@ -174,55 +232,61 @@ __global__ void finish_reduce_kernel(const __grid_constant__ ReduceLaunch launch
     write_nan(frame.chunk, launch.shard, launch.out, launch.dtype, launch.out_origin,
               static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x));
   }
-  if (threadIdx.x == 0) {
-    frame.gathered.flags[place_in] = 0;
-    atomicOr(&frame.step->flags, check.flags);
-  }
+  if (threadIdx.x == 0) atomicOr(&frame.step->flags, check.flags);
 }
 
-__global__ void finish_decode_kernel(const __grid_constant__ DecodeLaunch launch) {
+/// A thread block a shard.
+__global__ void __launch_bounds__(finish_threads)
+    finish_decode_kernel(const __grid_constant__ DecodeLaunch launch) {
+  __shared__ BlockShare share;
+  __shared__ bool good;
   const VerbFrame& frame = launch.frame;
-  const std::uint64_t bytes = frame.chunk.slot_bytes[static_cast<int>(Phase::gather)];
-  for (unsigned shard = threadIdx.x / 32; shard < frame.chunk.shards; shard += block_warps()) {
-    const std::byte* slot = launch.slots + shard * bytes;
-    const SlotHeader header = load_header(slot);
-    const Taken taken = start_taking(frame.gathered, shard);
-    const std::uint64_t digest =
-        take_digest(taken, frame.gathered, shard, frame.chunk.arrivals[shard]);
-    bool good = (take_flags(taken, frame.gathered, shard) & flag_refused) == 0;
-    if (lane_id() == 0) {
-      if (frame.chunk.arrivals[shard] == 0) {
-        good = check_fields(frame, frame.chunk.headers[static_cast<int>(Phase::gather)][shard],
-                            static_cast<int>(shard), header);
-      }
-      if (good && digest != header.checksum) {
-        record_checksum(frame, static_cast<int>(shard), digest, header.checksum);
-        good = false;
-      }
-      atomicOr(&frame.step->flags, header.flags & (flag_non_finite | flag_zeroed));
-      if (!good) frame.step->failed = 1;
+  const ChunkView& chunk = frame.chunk;
+  const auto phase = static_cast<int>(Phase::gather);
+  const unsigned shard = blockIdx.x;
+  SlotHeader header{};
+  if (threadIdx.x == 0) header = load_header(launch.slots + shard * chunk.slot_bytes[phase]);
+  const std::uint64_t digest = gathered_digest(share, frame.gathered.digests, chunk, shard);
+  if (threadIdx.x == 0) {
+    good = (take_flags(frame.gathered, shard) & flag_refused) == 0;
+    if (gathers_nothing(chunk, shard)) {
+      good = check_fields(frame, chunk.headers[phase][shard], static_cast<int>(shard), header);
     }
-    if (!__all_sync(all_lanes, good)) {
-      write_nan(frame.chunk, shard, launch.gradients, launch.dtype, 0, lane_id(), 32);
+    if (good && digest != header.checksum) {
+      record_checksum(frame, static_cast<int>(shard), digest, header.checksum);
+      good = false;
     }
+    atomicOr(&frame.step->flags, header.flags & (flag_non_finite | flag_zeroed));
+    if (!good) frame.step->failed = 1;
   }
+  __syncthreads();
+  if (good) return;
+  write_nan(chunk, shard, launch.gradients, launch.dtype, 0, static_cast<int>(threadIdx.x),
+            static_cast<int>(blockDim.x));
+}
+
+template <typename Launch>
+void start(void (*kernel)(Launch), const Launch& launch, unsigned blocks, cudaStream_t stream) {
+  kernel<<<blocks, finish_threads, 0, stream>>>(launch);
+  THINWIRE_CUDA_TRY(cudaGetLastError());
 }
 
 }  // namespace
 
+void finish_encode(const EncodeLaunch& launch, cudaStream_t stream) {
+  start(finish_encode_kernel, launch, launch.frame.chunk.shards, stream);
+}
+
 void finish_reduce_encode(const ReduceEncodeLaunch& launch, cudaStream_t stream) {
-  finish_reduce_encode_kernel<<<1, finish_threads, 0, stream>>>(launch);
-  THINWIRE_CUDA_TRY(cudaGetLastError());
+  start(finish_reduce_encode_kernel, launch, 1, stream);
 }
 
 void finish_reduce(const ReduceLaunch& launch, cudaStream_t stream) {
-  finish_reduce_kernel<<<1, finish_threads, 0, stream>>>(launch);
-  THINWIRE_CUDA_TRY(cudaGetLastError());
+  start(finish_reduce_kernel, launch, 1, stream);
 }
 
 void finish_decode(const DecodeLaunch& launch, cudaStream_t stream) {
-  finish_decode_kernel<<<1, finish_threads, 0, stream>>>(launch);
-  THINWIRE_CUDA_TRY(cudaGetLastError());
+  start(finish_decode_kernel, launch, launch.frame.chunk.shards, stream);
 }
 
 }  // namespace thinwire::compress::cuda

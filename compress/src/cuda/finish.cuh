@@ -24,92 +24,32 @@ struct BlockShare {
   std::uint64_t digests[most_warps];
   std::uint64_t digests_out[most_warps];
   std::uint32_t flags[most_warps];
-  bool last;
 };
 
 /// Zeroes this thread block's share of the padding of shards [from, to); `slots` is that of `from`.
-/// True if there was any.
-__device__ inline bool write_pads(const ByShard<PadRow>& pads, unsigned from, unsigned to,
-                                  std::byte* slots, std::uint64_t slot_bytes) {
-  const unsigned first = pads.first[from] + blockIdx.x;
-  for (unsigned i = first; i < pads.first[to]; i += gridDim.x) {
+__device__ inline void write_pads(const ByShard<PadRow>& pads, unsigned from, unsigned to,
+                                  std::byte* slots, std::uint64_t slot_bytes,
+                                  unsigned index = blockIdx.x, unsigned count = gridDim.x) {
+  for (unsigned i = pads.first[from] + index; i < pads.first[to]; i += count) {
     const PadRow pad = pads.rows[i];
     std::byte* bytes = slots + (pad.shard - from) * slot_bytes + pad.byte;
     for (unsigned at = threadIdx.x; at < pad.bytes; at += blockDim.x) bytes[at] = std::byte{0};
   }
-  return first < pads.first[to];
-}
-
-/// A digest of many thread blocks is gathered in three sums of 22 bits of it each. Above bit 44
-/// each sum counts who has added, so that whoever finds the count complete needs no fence, which
-/// would wait for all the stores of each thread block, to trust it.
-constexpr int digest_parts = 3;
-constexpr int part_bits = 22;
-constexpr int count_shift = 44;
-constexpr std::uint64_t part_mask = (1ull << part_bits) - 1;
-
-__device__ inline std::uint64_t* parts_of(const Gathered& gathered, unsigned place, unsigned way) {
-  return gathered.digests + way_words * (ways * place + way);
-}
-
-/// Adds at one way of a place; true if that was the last of `count`.
-__device__ inline bool add_digest(const Gathered& gathered, unsigned place, unsigned way,
-                                  std::uint64_t digest, std::uint32_t count) {
-  auto* parts = reinterpret_cast<unsigned long long*>(parts_of(gathered, place, way));
-  constexpr unsigned long long one = 1ull << count_shift;
-  atomicAdd(parts + 1, (digest >> part_bits & part_mask) + one);
-  atomicAdd(parts + 2, (digest >> 2 * part_bits) + one);
-  return atomicAdd(parts, (digest & part_mask) + one) >> count_shift == count - 1;
-}
-
-/// What thread blocks added at a place, as it was loaded; the loads of a verb's last thread block
-/// are started together, for each is a trip to L2.
-struct Taken {
-  std::uint64_t parts[digest_parts];  ///< of the way lane_id()
-  std::uint32_t flags;
-};
-__device__ inline Taken start_taking(const Gathered& gathered, unsigned place) {
-  const volatile std::uint64_t* parts = parts_of(gathered, place, static_cast<unsigned>(lane_id()));
-  return {{parts[0], parts[1], parts[2]}, __ldcg(gathered.flags + place)};
-}
-
-/// The digest that `count` thread blocks added at a place, where zero is left. By a warp: a lane a
-/// way.
-__device__ inline std::uint64_t take_digest(const Taken& taken, const Gathered& gathered,
-                                            unsigned place, std::uint32_t count) {
-  volatile std::uint64_t* parts = parts_of(gathered, place, static_cast<unsigned>(lane_id()));
-  const std::uint32_t expected = count_of_way(count, static_cast<unsigned>(lane_id()));
-  std::uint64_t digest = 0;
-  for (int i = 0; i < digest_parts; ++i) {
-    std::uint64_t part = taken.parts[i];
-    while (part >> count_shift != expected) part = parts[i];  // on its way
-    digest += (part & ((1ull << count_shift) - 1)) << (part_bits * i);
-    parts[i] = 0;
-  }
-  return warp_sum(digest);
-}
-/// The flags, of which none are left. By a warp.
-__device__ inline std::uint32_t take_flags(const Taken& taken, const Gathered& gathered,
-                                           unsigned place) {
-  if (lane_id() == 0) gathered.flags[place] = 0;
-  return taken.flags;
 }
 
 /// What a thread block gathers.
 struct Arrival {
-  unsigned place;
-  unsigned way;
-  std::uint32_t count;  ///< thread blocks that come to this place
+  std::uint32_t index;
+  unsigned shard;
   std::uint64_t digest;
   std::uint32_t flags;
 };
 
-/// Adds this thread block's digests and flags to the call's. An owner's step adds `digest_out` at
-/// place_out too. `fences`: what the thread block has written shall be seen by whoever finds its
-/// digest added. In thread 0: true if it was the last of its way.
+/// Leaves this thread block's digests and flags to the kernel that ends the verb. `digest_out`: of
+/// what an owner wrote.
 template <bool owner = false>
-__device__ inline bool gather(BlockShare& share, const VerbFrame& frame, const Arrival& arrival,
-                              std::uint64_t digest_out = 0, bool fences = false) {
+__device__ inline void gather(BlockShare& share, const VerbFrame& frame, const Arrival& arrival,
+                              std::uint64_t digest_out = 0) {
   const unsigned warp = threadIdx.x / 32;
   const std::uint64_t digest = warp_sum(arrival.digest);
   if constexpr (owner) digest_out = warp_sum(digest_out);
@@ -119,8 +59,8 @@ __device__ inline bool gather(BlockShare& share, const VerbFrame& frame, const A
     share.digests_out[warp] = digest_out;
     share.flags[warp] = flags;
   }
-  fences = __syncthreads_or(static_cast<int>(fences)) != 0;
-  if (threadIdx.x != 0) return false;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
   std::uint64_t all_digests = 0;
   std::uint64_t all_out = 0;
   std::uint32_t all_flags = 0;
@@ -129,33 +69,9 @@ __device__ inline bool gather(BlockShare& share, const VerbFrame& frame, const A
     all_out += share.digests_out[i];
     all_flags |= share.flags[i];
   }
-  const Gathered& gathered = frame.gathered;
-  if (all_flags != 0) atomicOr(gathered.flags + arrival.place, all_flags);
-  if (all_flags != 0 || fences) fence();
-  const std::uint32_t count = count_of_way(arrival.count, arrival.way);
-  if (owner) add_digest(gathered, place_out, arrival.way, all_out, count);
-  return add_digest(gathered, arrival.place, arrival.way, all_digests, count);
-}
-
-/// The same; true for all threads of the thread block that comes last of all. `shares_bytes`: it
-/// may read or write where this one wrote. An encode ends so. The verbs that read what peers sent
-/// end in a kernel of their own: where something is refused, all that was written is overwritten,
-/// which would take a fence in every thread block (H200, top-k decode of 1e8 elements: 0.87 of the
-/// copy's rate with it, 0.96 without).
-__device__ inline bool gather_as_last(BlockShare& share, const VerbFrame& frame,
-                                      const Arrival& arrival, bool shares_bytes) {
-  const bool last = gather(share, frame, arrival, 0, shares_bytes);
-  if (threadIdx.x == 0) {
-    share.last = last;
-    if (last) {
-      // Others of the last one's kind passed their fences on to here.
-      fence();
-      share.last = atomicAdd(frame.gathered.arrived, 1u) + 1 == frame.ways;
-    }
-    if (share.last) fence();
-  }
-  __syncthreads();
-  return share.last;
+  frame.gathered.digests[arrival.index] = all_digests;
+  if constexpr (owner) frame.gathered.digests_out[arrival.index] = all_out;
+  if (all_flags != 0) atomicOr(frame.gathered.flags + arrival.shard, all_flags);
 }
 
 /// Digest of a slot's seams, by a warp.
@@ -179,26 +95,6 @@ __device__ inline SlotHeader load_header(const void* from) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) result.parts[i] = __ldcg(static_cast<const uint4*>(from) + i);
   return result.header;
-}
-
-/// A header without what is known last.
-__device__ inline SlotHeader start_header(const VerbFrame& frame, Phase phase, unsigned shard) {
-  SlotHeader header = load_header(&frame.chunk.headers[static_cast<int>(phase)][shard]);
-  header.sequence = __ldcg(&frame.step->sequence);
-  return header;
-}
-
-/// Called by one lane.
-__device__ inline void write_header(SlotHeader header, std::uint32_t flags, std::uint64_t checksum,
-                                    std::byte* slot) {
-  header.flags = flags;
-  header.checksum = checksum;
-  union {
-    SlotHeader header;
-    uint4 parts[4];
-  } written{header};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) reinterpret_cast<uint4*>(slot)[i] = written.parts[i];
 }
 
 /// Compares the fields of a peer's header; records the first that is wrong. By one lane.
@@ -266,27 +162,6 @@ __device__ inline HeaderCheck check_headers(const VerbFrame& frame, Phase phase,
     }
   }
   return result;
-}
-
-/// By the last thread block of an encode.
-static __device__ __noinline__ void finish_encode(const EncodeLaunch& launch) {
-  const VerbFrame& frame = launch.frame;
-  const std::uint64_t bytes = frame.chunk.slot_bytes[static_cast<int>(Phase::reduce)];
-  for (unsigned shard = threadIdx.x / 32; shard < frame.chunk.shards; shard += block_warps()) {
-    std::byte* slot = launch.slots + shard * bytes;
-    const SlotHeader header = start_header(frame, Phase::reduce, shard);
-    const Taken taken = start_taking(frame.gathered, shard);
-    const std::uint64_t seams =
-        seam_digest(frame.chunk.seams[static_cast<int>(Phase::reduce)], shard, slot);
-    const std::uint64_t digest =
-        take_digest(taken, frame.gathered, shard, frame.chunk.arrivals[shard]) + seams;
-    const std::uint32_t flags = take_flags(taken, frame.gathered, shard);
-    if (lane_id() == 0) write_header(header, flags, digest, slot);
-  }
-  if (threadIdx.x == 0) {
-    *frame.gathered.arrived = 0;
-    launch.state->worker_written = 1;
-  }
 }
 
 }  // namespace thinwire::compress::cuda

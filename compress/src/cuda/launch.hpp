@@ -19,8 +19,7 @@ struct VerbFrame {
   Gathered gathered;
   StepBlock* step;
   ErrorRing::DeviceHandle errors;
-  std::uint32_t ways;  ///< encode: of gathering that thread blocks come to, at all places together
-  TopkView topk;       ///< of the section, if it is one of topk
+  TopkView topk;  ///< of the section, if it is one of topk
 };
 
 struct CodecSettings {
@@ -50,7 +49,7 @@ struct EncodeLaunch {
   std::byte* slots;
   CodecSettings settings;
   std::uint32_t first_tile;
-  bool writes_pads;
+  bool writes_pads;  ///< in the first launch of a verb, or when it ends
 };
 
 struct ReduceEncodeLaunch {
@@ -62,7 +61,7 @@ struct ReduceEncodeLaunch {
   CodecSettings settings;
   std::uint32_t shard;
   std::uint32_t first_tile;
-  bool writes_pads;
+  bool writes_pads;  ///< in the first launch of a verb, or when it ends
 };
 
 struct ReduceLaunch {
@@ -108,11 +107,9 @@ const SectionLauncher& int4_launcher();
 const SectionLauncher& sign_launcher();
 const SectionLauncher& topk_launcher();
 
-/// The headers alone, for a chunk in which there is nothing to encode.
-void encode_nothing(const EncodeLaunch& launch, cudaStream_t stream);
-
-/// End their verbs, behind the kernels of all sections: look at what those gathered, write the
-/// header of an owner's slot, and make NaN what is refused.
+/// End their verbs, behind the kernels of all sections: add up what those gathered, write headers,
+/// check what peers sent, and overwrite with NaN what is refused.
+void finish_encode(const EncodeLaunch& launch, cudaStream_t stream);
 void finish_reduce_encode(const ReduceEncodeLaunch& launch, cudaStream_t stream);
 void finish_reduce(const ReduceLaunch& launch, cudaStream_t stream);
 void finish_decode(const DecodeLaunch& launch, cudaStream_t stream);

@@ -35,13 +35,13 @@ static_assert(sizeof(PieceRow) == 64);
 struct TileRow {
   std::uint32_t piece;  ///< that holds the first unit
   std::uint32_t first_unit;
-  std::uint16_t units;  ///< 1 to units_per_tile_at_most
-  std::uint8_t way;     ///< of gathering, see Gathered
-  std::uint8_t begins;  ///< 1 for the first that gathers for its shard
+  std::uint32_t arrival;  ///< where it gathers, see Gathered
   std::uint32_t shard;
   std::uint64_t value_end;  ///< byte after the last value, in the slot of phase reduce
+  std::uint32_t units;      ///< 1 to units_per_tile_at_most
+  std::uint32_t begins;     ///< 1 for the first that gathers for its shard
 };
-static_assert(sizeof(TileRow) == 24);
+static_assert(sizeof(TileRow) == 32);
 static_assert(units_per_tile_at_most <= 32, "a lane looks at a piece");
 
 /// Bytes of a slot that no unit writes.
@@ -75,29 +75,19 @@ struct ChunkView {
   ByShard<PoisonRow> poison;     ///< of phase gather
   const SlotHeader* headers[2];  ///< by shard; flags, sequence and checksum are 0
   std::uint64_t slot_bytes[2];
-  const std::uint32_t* arrivals;  ///< thread blocks that gather, by shard, all sections together
+  const std::uint32_t* arrivals;  ///< first arrival by shard, all sections together, and the end
   std::uint32_t piece_count;
   std::uint32_t shards;
 };
 
-/// What the launches of one verb and chunk gather, at a place a shard, or for an owner at place_in
-/// and place_out. A place has 32 ways, which thread blocks take in turn: atomics on one address
-/// come to a billion a second at best, and would be what a short kernel waits for. All zero between
-/// calls: the last thread block puts it back.
+/// What the launches of one verb and chunk gather for the kernel that ends the verb. Each thread
+/// block has a place of its own for its digest: atomics on a few addresses, a billion a second at
+/// best, would be what a short kernel waits for.
 struct Gathered {
-  std::uint32_t* arrived;  ///< ways that are complete
-  std::uint64_t* digests;  ///< [place][way][way_words], see add_digest
-  std::uint32_t* flags;    ///< by place
+  std::uint64_t* digests;      ///< by arrival
+  std::uint64_t* digests_out;  ///< the same, of what an owner writes
+  std::uint32_t* flags;        ///< by shard; zero between calls
 };
-constexpr unsigned ways = 32;
-constexpr unsigned way_words = 4;  ///< a sector of L2
-
-/// How many of `count` thread blocks take a way.
-constexpr std::uint32_t count_of_way(std::uint32_t count, std::uint32_t way) {
-  return (count + ways - 1 - way) / ways;
-}
-constexpr unsigned place_in = 0;
-constexpr unsigned place_out = 1;
 
 /// CudaState's place in its step.
 struct StateRow {

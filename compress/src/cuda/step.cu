@@ -39,14 +39,6 @@ __global__ void set_sequence_kernel(StepBlock* step, std::uint64_t sequence) {
   step->sequence = sequence;
 }
 
-__global__ void encode_nothing_kernel(const __grid_constant__ EncodeLaunch launch) {
-  const std::uint64_t slot_bytes = launch.frame.chunk.slot_bytes[static_cast<int>(Phase::reduce)];
-  write_pads(launch.frame.chunk.pads[static_cast<int>(Phase::reduce)], 0, launch.frame.chunk.shards,
-             launch.slots, slot_bytes);
-  __syncthreads();
-  finish_encode(launch);
-}
-
 }  // namespace
 
 void end_step(StepBlock* step, int rows, ReportRow* reports, const float* found_inf,
@@ -57,11 +49,6 @@ void end_step(StepBlock* step, int rows, ReportRow* reports, const float* found_
 
 void set_sequence(StepBlock* step, std::uint64_t sequence, cudaStream_t stream) {
   set_sequence_kernel<<<1, 1, 0, stream>>>(step, sequence);
-  THINWIRE_CUDA_TRY(cudaGetLastError());
-}
-
-void encode_nothing(const EncodeLaunch& launch, cudaStream_t stream) {
-  encode_nothing_kernel<<<1, threads_per_tile, 0, stream>>>(launch);
   THINWIRE_CUDA_TRY(cudaGetLastError());
 }
 

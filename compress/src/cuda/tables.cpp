@@ -46,13 +46,14 @@ void add_run(ChunkTables& tables, const Plan& plan, const Run& run, std::uint32_
                  .shard = shard};
     for (std::int64_t from = 0; from < piece.elements; from += unit_elements) {
       if ((units - units_before) % units_per_tile == 0) {
+        const std::uint32_t arrival = arrived + narrow(tiles.size());
         tiles.push_back({.piece = narrow(tables.pieces.size()),
                          .first_unit = units,
-                         .units = 0,
-                         .way = static_cast<std::uint8_t>((arrived + tiles.size()) % ways),
-                         .begins = static_cast<std::uint8_t>(arrived + tiles.size() == 0 ? 1 : 0),
+                         .arrival = arrival,
                          .shard = shard,
-                         .value_end = 0});
+                         .value_end = 0,
+                         .units = 0,
+                         .begins = arrival == 0 ? 1u : 0u});
       }
       const std::int64_t to = std::min(piece.elements, from + unit_elements);
       tiles.back().units += 1;
@@ -89,7 +90,7 @@ TopkRow topk_row(const ChunkTables& tables, const Run& run, std::uint32_t shard,
               .tiles = 0,
               .wanted = 0,
               .segment = 0,
-              .first_way = tables.arrivals[shard],
+              .first_arrival = tables.arrivals[shard],
               .scratch = {}};
   const std::int64_t entries = of_owner(verb) ? run.entries_out : run.entries;
   const auto wanted = static_cast<std::int64_t>(
@@ -258,6 +259,19 @@ void add_slot(ChunkTables& tables, const Plan& plan, int chunk, int shard, Phase
   tables.headers[p].push_back(make_header(plan, shard, chunk, phase, 0, 0, 0));
 }
 
+/// Arrivals were counted shard by shard: now they are numbered over all shards.
+void number_arrivals(ChunkTables& tables) {
+  std::vector<std::uint32_t> first{0};
+  for (const std::uint32_t count : tables.arrivals) first.push_back(first.back() + count);
+  for (TileRow& tile : tables.tiles) tile.arrival += first[tile.shard];
+  for (SectionTiles& section : tables.sections) {
+    for (std::size_t shard = 0; shard < section.topk.size(); ++shard) {
+      section.topk[shard].first_arrival += first[shard];
+    }
+  }
+  tables.arrivals = first;
+}
+
 }  // namespace
 
 ChunkTables build_tables(const Plan& plan, int chunk, Verb verb, int select_blocks) {
@@ -266,6 +280,7 @@ ChunkTables build_tables(const Plan& plan, int chunk, Verb verb, int select_bloc
   for (std::uint32_t section = 0; section < plan.sections().size(); ++section) {
     add_section(tables, plan, chunk, section, verb, select_blocks);
   }
+  number_arrivals(tables);
   for (const Phase phase : {Phase::reduce, Phase::gather}) {
     for (int shard = 0; shard < plan.ranks(); ++shard) {
       add_slot(tables, plan, chunk, shard, phase);

@@ -31,7 +31,7 @@ struct RowsByShard {
 struct ChunkTables {
   std::vector<PieceRow> pieces;  ///< section by section, with sentinels after each
   std::vector<TileRow> tiles;
-  std::vector<std::uint32_t> arrivals;  ///< thread blocks that gather, by shard, all sections
+  std::vector<std::uint32_t> arrivals;  ///< first by shard, all sections together, and the end
   std::vector<SectionTiles> sections;   ///< those with units in this chunk
   RowsByShard<PadRow> pads[2];
   RowsByShard<std::uint64_t> seams[2];

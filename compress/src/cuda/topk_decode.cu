@@ -51,9 +51,7 @@ __global__ void __launch_bounds__(threads_per_tile, decode_tiles_per_sm)
     __syncwarp();
   }
   const HeaderCheck check = check_owner_early(frame, slot, tile);
-  const Arrival arrival{tile.shard, tile.way, frame.chunk.arrivals[tile.shard],
-                        digest + check.digest, check.flags};
-  gather(share, frame, arrival);
+  gather(share, frame, {tile.arrival, tile.shard, digest + check.digest, check.flags});
 }
 
 __global__ void __launch_bounds__(threads_per_tile, reduce_tiles_per_sm)
@@ -69,7 +67,7 @@ __global__ void __launch_bounds__(threads_per_tile, reduce_tiles_per_sm)
   for (int peer = 0; peer < launch.inputs.ranks; ++peer) {
     const std::byte* slot = launch.inputs.slots + peer * launch.inputs.slot_bytes;
     digest += digest_run(row, Phase::reduce, slot, part);
-    check_entries(frame, row, Phase::reduce, slot, peer, place_in, part);
+    check_entries(frame, row, Phase::reduce, slot, peer, launch.shard, part);
   }
   const float out_scale = scale_or_one(launch.out_scale);
   const TileWalk walk{frame.chunk, tile};
@@ -85,9 +83,7 @@ __global__ void __launch_bounds__(threads_per_tile, reduce_tiles_per_sm)
     __syncwarp();
   }
   const HeaderCheck check = check_inputs_early(frame, launch.inputs, launch.shard, tile);
-  const Arrival arrival{place_in, tile.way, frame.chunk.arrivals[launch.shard],
-                        digest + check.digest, check.flags};
-  gather(share, frame, arrival);
+  gather(share, frame, {tile.arrival, launch.shard, digest + check.digest, check.flags});
 }
 
 }  // namespace

@@ -156,10 +156,10 @@ __global__ void __launch_bounds__(select_threads, 1)
   for (int peer = 0; peer < launch.inputs.ranks; ++peer) {
     const std::byte* slot = launch.inputs.slots + peer * launch.inputs.slot_bytes;
     digest_in += digest_run(row, Phase::reduce, slot, blocks);
-    check_entries(frame, row, Phase::reduce, slot, peer, place_in, blocks);
+    check_entries(frame, row, Phase::reduce, slot, peer, launch.shard, blocks);
   }
   HeaderCheck check;
-  if (blocks.index == 0 && row.first_way == 0) {
+  if (blocks.index == 0 && row.first_arrival == frame.chunk.arrivals[launch.shard]) {
     check = check_headers(frame, Phase::reduce, launch.shard, launch.inputs.slots,
                           launch.inputs.slot_bytes, 0, launch.inputs.ranks);
   }
@@ -175,10 +175,12 @@ __global__ void __launch_bounds__(select_threads, 1)
                           launch.slot_out};
   const std::uint32_t flag = launch.settings.zero_non_finite ? flag_zeroed : flag_non_finite;
   const std::uint32_t flags = check.flags | (selection.write() ? flag : 0u);
-  const Arrival arrival{place_in, (row.first_way + blocks.index) % ways,
-                        frame.chunk.arrivals[launch.shard], digest_in + check.digest, flags};
-  const std::uint64_t digest_out = digest_run(row, Phase::gather, launch.slot_out, blocks);
-  gather<true>(share, frame, arrival, digest_out);
+  gather<true>(share, frame,
+               {.index = row.first_arrival + blocks.index,
+                .shard = launch.shard,
+                .digest = digest_in + check.digest,
+                .flags = flags},
+               digest_run(row, Phase::gather, launch.slot_out, blocks));
 }
 
 }  // namespace

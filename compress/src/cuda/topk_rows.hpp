@@ -64,9 +64,9 @@ struct TopkRow {
   std::uint32_t units;
   std::uint32_t first_tile;
   std::uint32_t tiles;
-  std::uint32_t wanted;     ///< candidates that the threshold should let through; 0: all keys
-  std::uint32_t segment;    ///< candidates of a unit that have a place of their own; even
-  std::uint32_t first_way;  ///< of gathering: the thread blocks of the selection take ways in turn
+  std::uint32_t wanted;         ///< candidates that the threshold should let through; 0: all keys
+  std::uint32_t segment;        ///< candidates of a unit that have a place of their own; even
+  std::uint32_t first_arrival;  ///< of the thread blocks of its selection, see Gathered
   TopkScratch scratch;
 };
 

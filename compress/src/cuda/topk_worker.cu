@@ -210,9 +210,11 @@ __global__ void __launch_bounds__(select_threads, 1)
                           slot};
   const std::uint32_t flag = launch.settings.zero_non_finite ? flag_zeroed : flag_non_finite;
   const std::uint32_t flags = selection.write() ? flag : 0u;
-  const Arrival arrival{shard, (row.first_way + blocks.index) % ways, frame.chunk.arrivals[shard],
-                        digest_run(row, Phase::reduce, slot, blocks), flags};
-  if (gather_as_last(share, frame, arrival, false)) finish_encode(launch);
+  gather(share, frame,
+         {.index = row.first_arrival + blocks.index,
+          .shard = shard,
+          .digest = digest_run(row, Phase::reduce, slot, blocks),
+          .flags = flags});
 }
 
 }  // namespace
