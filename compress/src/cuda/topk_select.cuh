@@ -252,12 +252,25 @@ class TopkSelection {
   /// Lists that a warp loads before it looks at them.
   static constexpr int lists_at_once = 4;
 
-  /// Calls body(j, raw, valid) for the candidates of units base + j, j < 32, that have at most as
-  /// many as a warp has lanes: a lane each, in order. `state` is that of unit base + lane.
+  /// Units that a warp walks at once, a lane each: so many that all warps have some.
+  __device__ std::uint32_t units_of_warp() const {
+    const auto warps = static_cast<std::uint32_t>(block_warps());
+    const std::uint32_t each = (last_unit_ - first_unit_ + warps - 1) / warps;
+    return min(32u, (each + lists_at_once - 1) / lists_at_once * lists_at_once);
+  }
+  /// The lane's of those from `base` on; last_unit_ if it has none.
+  __device__ std::uint32_t unit_of_lane(std::uint32_t base) const {
+    const auto lane = static_cast<std::uint32_t>(lane_id());
+    return lane < units_of_warp() ? min(base + lane, last_unit_) : last_unit_;
+  }
+
+  /// Calls body(j, raw, valid) for the candidates of units base + j, j < units_of_warp(), that have
+  /// at most as many as a warp has lanes: a lane each, in order. `state` is that of unit base +
+  /// lane.
   template <typename Body>
   __device__ void for_each_list(const TopkUnit& state, Body body) const {
 #pragma unroll 1
-    for (int first = 0; first < 32; first += lists_at_once) {
+    for (std::uint32_t first = 0; first < units_of_warp(); first += lists_at_once) {
       uint2 raws[lists_at_once];
       bool valid[lists_at_once];
 #pragma unroll
@@ -268,15 +281,17 @@ class TopkSelection {
         raws[i] = valid[i] ? __ldcg(candidates() + from + lane_id()) : uint2{0, 0};
       }
 #pragma unroll
-      for (int i = 0; i < lists_at_once; ++i) body(first + i, raws[i], valid[i]);
+      for (int i = 0; i < lists_at_once; ++i) body(static_cast<int>(first) + i, raws[i], valid[i]);
     }
   }
 
   /// Adds up, by unit, keys over the cut and on it.
   __device__ void count() {
     const auto warps = static_cast<std::uint32_t>(block_warps());
-    for (std::uint32_t base = first_unit_ + 32 * warp(); base < last_unit_; base += 32 * warps) {
-      const std::uint32_t index = base + static_cast<std::uint32_t>(lane_id());
+    const std::uint32_t each = units_of_warp();
+    for (std::uint32_t base = first_unit_ + each * warp(); base < last_unit_;
+         base += each * warps) {
+      const std::uint32_t index = unit_of_lane(base);
       const TopkUnit state = state_of(index);
       uint2 counts{0, 0};  // of the lane's unit
       const auto add = [&](int unit, float x) {
@@ -448,7 +463,7 @@ class TopkSelection {
 
   /// By a warp: units base to base + 31.
   __device__ void write_units(std::uint32_t base) const {
-    const std::uint32_t index = base + static_cast<std::uint32_t>(lane_id());
+    const std::uint32_t index = unit_of_lane(base);
     const TopkUnit state = state_of(index);
     const Unit unit = find_unit_alone(chunk_, row_, min(index, last_unit_ - 1));
     UnitWriter own = writer_of(unit, state);
@@ -480,7 +495,9 @@ class TopkSelection {
 
   __device__ void write_units() const {
     const auto warps = static_cast<std::uint32_t>(block_warps());
-    for (std::uint32_t base = first_unit_ + 32 * warp(); base < last_unit_; base += 32 * warps) {
+    const std::uint32_t each = units_of_warp();
+    for (std::uint32_t base = first_unit_ + each * warp(); base < last_unit_;
+         base += each * warps) {
       write_units(base);
     }
   }
