@@ -66,8 +66,8 @@ class OnDevice {
 
 /// A communicator as Python holds it; a child keeps its parent.
 struct CommunicatorBox {
+  std::shared_ptr<CommunicatorBox> parent{};  // first, so that it is destroyed last
   std::shared_ptr<comm::Communicator> own;
-  std::shared_ptr<CommunicatorBox> parent{};
   int device = -1;  ///< the GPU of a communicator over NCCL
 
   /// Throws AbortedError after close().
@@ -81,8 +81,8 @@ inline std::shared_ptr<CommunicatorBox> box(std::unique_ptr<comm::Communicator> 
                                             std::shared_ptr<CommunicatorBox> parent = nullptr,
                                             int device = -1) {
   return std::make_shared<CommunicatorBox>(CommunicatorBox{
-      std::shared_ptr<comm::Communicator>{communicator.release(), DeleteWithoutGil{}},
-      std::move(parent), device});
+      std::move(parent),
+      std::shared_ptr<comm::Communicator>{communicator.release(), DeleteWithoutGil{}}, device});
 }
 
 }  // namespace thinwire::python
