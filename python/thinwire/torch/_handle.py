@@ -1,7 +1,7 @@
 """The state of the hook, and what the user holds."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from typing import Any
@@ -104,6 +104,7 @@ class Handle:
             warn=self._rank == 0 and self._size > 1,
         )
         self._rules = CodecRules(codec, codecs)
+        self._register: Callable[[], None] | None = None
         self._say(f"{self._size} ranks, codec {codec}, {commit} residuals")
         close_at_exit(self)
 
@@ -118,6 +119,7 @@ class Handle:
         What a parameter's new codec does not use of its residual (``none``) is kept for later.
         """
         self._rules = self._rules.with_codec(codec)
+        self._register_if_needed()
         self._say(f"step {self._steps}: codec {self._rules.codec}")
 
     @contextmanager
@@ -140,6 +142,8 @@ class Handle:
 
     def metrics(self) -> dict[str, Any]:
         """Sums since the start, on this rank: bytes sent to others, milliseconds of the codec.
+
+        Not counted: what DDP exchanges by itself, as long as no parameter has been coded.
 
         Each bucket's wire_bytes and plain_wire_bytes are those of one step; its times are sums of
         its calls. residual_ratio and contraction are those of the last :meth:`sample_residuals`.
@@ -196,6 +200,8 @@ class Handle:
     def explain(self) -> str:
         """For people: which codec and why, and each bucket's bytes before and after."""
         lines = [f"thinwire: {self._size} ranks, codec {self.codec}, after {self._steps} steps"]
+        if self._register is not None:
+            lines.append("DDP exchanges by itself, without a hook: no parameter is coded")
         if self._size == 1:
             lines.append("one rank: nothing is exchanged")
         if self._choice is not None:
@@ -246,6 +252,7 @@ class Handle:
             self._end_step()
             self._reducer.restore(worker, server)
         self._rules = rules
+        self._register_if_needed()
 
     def close(self) -> None:
         """Ends the engine's thread. Done at exit by itself."""
@@ -253,11 +260,25 @@ class Handle:
             self._reducer.close()
             self._communicator.close()
 
+    def register(self, register: Callable[[], None]) -> None:
+        """Calls ``register``, which gives DDP the hook, as soon as a parameter is coded.
+
+        Until then DDP exchanges as it does by itself: a hook costs it Python for each bucket.
+        """
+        self._register = register
+        self._register_if_needed()
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "DetachedHandle":
         return DetachedHandle()
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return (DetachedHandle, ())
+
+    def _register_if_needed(self) -> None:
+        if self._register is None or self._rules.leave_plain(self._parameters):
+            return
+        register, self._register = self._register, None
+        register()
 
     def _reduce(self, bucket: private.GradBucket) -> Future:
         """The hook: runs on autograd's thread as a bucket's gradients become ready."""

@@ -1,5 +1,6 @@
 """The communication hook, and how it gets onto a DDP model."""
 
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,8 +9,11 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from thinwire import _torch_private as private
+from thinwire.errors import Unsupported
 from thinwire.torch._handle import Handle
-from thinwire.torch._refusals import refuse_join, refuse_model
+from thinwire.torch._refusals import refuse_join, refuse_model, refuse_second_hook
+
+_compressed: "weakref.WeakSet[DistributedDataParallel]" = weakref.WeakSet()
 
 # torch looks at this signature: a plain function, annotated with real types or not at all.
 
@@ -44,6 +48,8 @@ def compress(
     does not run under, naming it.
     """
     ddp: DistributedDataParallel = refuse_model(model)
+    if ddp in _compressed:
+        raise Unsupported("compress() was called on this model already; its handle has set_codec()")
     handle, hook = ddp_hook(
         ddp.module,
         codec,
@@ -53,7 +59,13 @@ def compress(
         process_group=ddp.process_group,
         **options,
     )
-    ddp.register_comm_hook(handle, hook)
+
+    def register() -> None:
+        refuse_second_hook(ddp)
+        ddp.register_comm_hook(handle, hook)
+
+    handle.register(register)
+    _compressed.add(ddp)
     ddp.register_forward_pre_hook(refuse_join)
     return handle
 

@@ -29,12 +29,16 @@ def refuse_model(model: object) -> DistributedDataParallel:
             "torch._dynamo.config.optimize_ddp = 'python_reducer' gives hooks single gradients "
             "instead of buckets; use the default, 'ddp_optimizer'"
         )
+    refuse_second_hook(ddp)
+    refuse_parameters(dict(ddp.module.named_parameters()))
+    return ddp
+
+
+def refuse_second_hook(ddp: DistributedDataParallel) -> None:
     if names := private.hook_names(ddp):
         raise Unsupported(
             f"this DDP model has a communication hook already ({names[0]}), and DDP takes one"
         )
-    refuse_parameters(dict(ddp.module.named_parameters()))
-    return ddp
 
 
 def refuse_parameters(parameters: dict[str, torch.nn.Parameter]) -> None:

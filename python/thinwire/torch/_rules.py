@@ -32,5 +32,9 @@ class CodecRules:
                 return codec
         return "none" if parameter.dim() <= 1 else self.codec
 
+    def leave_plain(self, parameters: Mapping[str, torch.Tensor]) -> bool:
+        """Whether none of these parameters is coded."""
+        return all(self.codec_of(name, p) == "none" for name, p in parameters.items())
+
     def with_codec(self, codec: str) -> "CodecRules":
         return CodecRules(codec, self.patterns)

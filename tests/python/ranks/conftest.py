@@ -1,6 +1,7 @@
 """Tests of this folder run on all ranks of a job at once: tests/python/run starts them.
 
-RANKS_TEST_DEVICE=cuda: on GPUs, one for each rank.
+RANKS_TEST_DEVICE=cuda: on GPUs, one for each rank. With more ranks than GPUs, NCCL_HOSTID must tell
+ranks of one GPU apart.
 """
 
 import os
@@ -14,7 +15,9 @@ import torch.distributed as dist
 RANK = int(os.environ["RANK"])
 SIZE = int(os.environ["WORLD_SIZE"])
 ON_GPU = os.environ.get("RANKS_TEST_DEVICE", "cpu") == "cuda"
-DEVICE = torch.device("cuda", RANK) if ON_GPU else torch.device("cpu")
+DEVICE = torch.device("cpu")
+if ON_GPU:
+    DEVICE = torch.device("cuda", RANK % torch.cuda.device_count())
 TRANSPORT = "nccl" if ON_GPU else "auto"
 
 

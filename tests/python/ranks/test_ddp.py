@@ -7,6 +7,7 @@ import thinwire.torch
 import torch
 import torch.distributed as dist
 from conftest import DEVICE, ON_GPU, RANK, SIZE
+from thinwire import _torch_private as private
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 from training import (
@@ -26,7 +27,25 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*optimizer rule")
 
 
 def test_codec_none_is_ddp_to_the_bit():
+    hooked = make_model()
+    hooked.register_comm_hook(*thinwire.torch.ddp_hook(hooked.module, "none"))
+    train(hooked, range(4))
     assert same_bits(trained(None), trained("none"))
+    assert same_bits(trained(None), hooked)
+
+
+def test_ddp_is_left_alone_until_a_parameter_is_coded():
+    model = make_model()
+    handle = thinwire.torch.compress(model, "none")
+    train(model, range(2))
+    assert not private.hook_names(model)
+    assert "without a hook" in handle.explain()
+    handle.set_codec("int8")
+    train(model, range(2, 4))
+    assert private.hook_names(model)
+    assert handle.metrics()["steps"] == 2
+    assert same_on_ranks(model)
+    assert not same_bits(model, trained(None))
 
 
 @pytest.mark.parametrize("codec", ["bf16", "fp16", "int8", "int4", "sign", "topk:0.1"])

@@ -64,6 +64,12 @@ def test_second_hook_either_way():
     other = make_model()
     other.register_comm_hook(None, fp16_compress_hook)
     refused(other, "fp16_compress_hook")
+    plain = make_model()
+    handle = thinwire.torch.compress(plain, "none")  # without a hook as yet
+    refused(plain, "was called on this model already")
+    plain.register_comm_hook(None, fp16_compress_hook)
+    with pytest.raises(thinwire.Unsupported, match="fp16_compress_hook"):
+        handle.set_codec("int8")
 
 
 def test_what_is_not_a_ddp_model():
