@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <string>
+#include <thread>
 
 using thinwire::comm::FakeGpus;
 
@@ -75,7 +76,10 @@ NcclFunctions FakeGpus::nccl() const {
     return make(child, parent->rank);
   };
   table.comm_finalize = [](ncclComm_t) { return ncclSuccess; };
-  table.comm_destroy = [](ncclComm_t comm) { return end(comm, &Rank::destroys); };
+  table.comm_destroy = [](ncclComm_t comm) {
+    while (rank_of(comm->rank).peers_are_late) std::this_thread::yield();
+    return end(comm, &Rank::destroys);
+  };
   table.comm_abort = [](ncclComm_t comm) {
     rank_of(comm->rank).aborted = true;
     return end(comm, &Rank::aborts);

@@ -30,6 +30,7 @@ class FakeGpus {
     std::atomic<int> operations{0};  ///< calls that would move data
     std::atomic<int> events_recorded{0};
     std::atomic<int> inits{0}, splits{0}, ids{0}, aborts{0}, destroys{0};
+    std::atomic<bool> peers_are_late{false};  ///< to destroy their communicators
     std::atomic<bool> recorded_while_starting{false};
     std::atomic<bool> starting{false};
     std::atomic<bool> aborted{false};

@@ -97,6 +97,18 @@ TEST_F(NcclSessions, Start_InProgressForAWhile_RecordsNoEventBeforeSuccess) {
   }
 }
 
+TEST_F(NcclSessions, End_BeforeThePeers_DoesNotWaitForThem) {
+  run([&](Communicator& communicator) {
+    meet(communicator);  // past the start, which destroys one too
+    if (communicator.rank() == 0) gpus.rank(0).peers_are_late = true;
+  });
+  EXPECT_EQ(gpus.rank(0).destroys, 1);
+  gpus.rank(0).peers_are_late = false;
+  while (gpus.open_communicators() > 0) std::this_thread::yield();
+  EXPECT_EQ(gpus.rank(0).destroys, 2);
+  EXPECT_EQ(gpus.rank(0).aborts, 0);
+}
+
 TEST_F(NcclSessions, ManyOperations_ReuseTheirEvents) {
   run([&](Communicator& communicator) {
     DeviceBytes data{64};

@@ -8,6 +8,7 @@
 
 #include "../backoff.hpp"
 #include "../channel_control_plane.hpp"
+#include "nccl_farewell.hpp"
 #include "thinwire/core/config.hpp"
 #include "thinwire/core/error.hpp"
 #include "thinwire/core/log.hpp"
@@ -18,7 +19,6 @@ namespace {
 constexpr Timeout watch_interval{10};
 constexpr Timeout inquest_time{400};  // for the question who else waits
 constexpr Timeout hearsay_time{500};  // for the news why a peer's connection broke
-constexpr Timeout farewell_time{5000};
 constexpr Timeout patience_with_nccl{200};
 
 /// The rank that an error blames, -1 if it names none.
@@ -58,11 +58,9 @@ NcclSession::~NcclSession() {
   }
   if (!failed_ && communicator_ != nullptr) {
     try {
-      std::unique_lock lock{nccl_mutex_};
-      settle(nccl_.comm_finalize(communicator_), communicator_, {"the end"},
-             deadline_after(farewell_time), lock);
-      nccl_.comm_destroy(std::exchange(communicator_, nullptr));
-    } catch (const std::exception& error) {
+      bid_farewell({nccl_, cuda_, communicator_, device_, stream_, word_});
+      return;
+    } catch (const std::exception& error) {  // no thread is to be had
       log(LogLevel::warning, error.what());
     }
   }

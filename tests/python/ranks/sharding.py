@@ -63,6 +63,9 @@ def gradients_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def across_replicas(value):
+    """The value of each replica's rank of this shard; tensors on the CPU."""
+    if isinstance(value, torch.Tensor):
+        value = value.cpu()
     values = [None] * REPLICAS
     dist.all_gather_object(values, value, group=grid()["replica"].get_group())
     return values

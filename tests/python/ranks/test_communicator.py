@@ -1,4 +1,5 @@
 import gc
+import os
 import time
 
 import pytest
@@ -24,7 +25,7 @@ def test_init_again_gives_the_same_communicator(ranks):
     assert thinwire.init(transport=TRANSPORT) is ranks
     assert ranks.device == str(DEVICE)
     assert (ranks.rank, ranks.size) == (RANK, SIZE)
-    assert ranks.local_size == SIZE
+    assert ranks.local_size == SIZE or "NCCL_HOSTID" in os.environ
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
