@@ -391,27 +391,7 @@ class TopkSelection {
 
   /// 32 elements of a unit, in the order of the lanes; x is 0 where there is none. `remains`: what
   /// is left of x already stands where the residual goes, and x does not.
-  __device__ void write_lanes(UnitWriter& to, int index, float x, bool remains) const {
-    const std::uint32_t key = key_of(x);
-    const unsigned lower = (1u << lane_id()) - 1;
-    const bool ties = key != 0 && key == cut_.key;
-    const unsigned all_ties = __ballot_sync(all_lanes, ties);
-    const bool taken =
-        key > cut_.key || (ties && static_cast<std::uint32_t>(__popc(all_ties & lower)) < to.ties);
-    const unsigned all_taken = __ballot_sync(all_lanes, taken);
-    const auto early = static_cast<std::uint32_t>(
-        __popc(__ballot_sync(all_lanes, taken && index < to.block_start)));
-    if (taken) {
-      const std::uint32_t entry = to.entry + static_cast<std::uint32_t>(__popc(all_taken & lower));
-      locals()[entry] = static_cast<std::uint16_t>(static_cast<std::uint32_t>(to.position) +
-                                                   static_cast<std::uint32_t>(index));
-      values()[entry] = bf16_bits(x);
-    }
-    if (to.left != nullptr && taken != remains) to.left[index] = taken ? remainder_of(x) : x;
-    to.entry += static_cast<std::uint32_t>(__popc(all_taken));
-    to.early += early;
-    to.ties -= min(to.ties, static_cast<std::uint32_t>(__popc(all_ties)));
-  }
+  __device__ void write_lanes(UnitWriter& to, int index, float x, bool remains) const;
 
   __device__ TopkUnit state_of(std::uint32_t unit) const {
     union {
@@ -426,20 +406,10 @@ class TopkSelection {
     return reinterpret_cast<const uint2*>(scratch_.candidates);
   }
 
-  __device__ UnitWriter writer_of(const Unit& unit, const TopkUnit& state) const {
-    const std::int64_t position = position_of(unit);
-    const auto start = static_cast<int>(-static_cast<std::uint64_t>(position) & (topk_block - 1));
-    return {position, source_.left(unit), state.above, state.ties, start, 0};
-  }
+  __device__ UnitWriter writer_of(const Unit& unit, const TopkUnit& state) const;
 
   /// first[] of the block of positions that starts in a unit, if one does. By one lane.
-  __device__ void write_first(const UnitWriter& to, const Unit& unit, std::uint32_t entry) const {
-    if (to.block_start >= unit.elements) return;
-    const auto block = static_cast<std::uint32_t>((to.position + to.block_start) / topk_block);
-    const bool flagged =
-        some_non_finite_ && !zero_non_finite_ && __ldcg(scratch_.non_finite + block) != 0;
-    first_words()[block] = (entry + to.early) | (flagged ? topk_non_finite : 0u);
-  }
+  __device__ void write_first(const UnitWriter& to, const Unit& unit, std::uint32_t entry) const;
 
   /// Calls body(index, x, remains) for a unit whose candidates are many or not known, 32 elements
   /// at a time, a lane each, in order. By a warp.
@@ -462,58 +432,12 @@ class TopkSelection {
   }
 
   /// By a warp: units base to base + 31.
-  __device__ void write_units(std::uint32_t base) const {
-    const std::uint32_t index = unit_of_lane(base);
-    const TopkUnit state = state_of(index);
-    const Unit unit = find_unit_alone(chunk_, row_, min(index, last_unit_ - 1));
-    UnitWriter own = writer_of(unit, state);
-    const auto write = [&](int j, int at, float x, bool remains) {
-      UnitWriter to;
-      to.position = __shfl_sync(all_lanes, own.position, j);
-      to.left = reinterpret_cast<float*>(
-          __shfl_sync(all_lanes, reinterpret_cast<unsigned long long>(own.left), j));
-      to.entry = __shfl_sync(all_lanes, own.entry, j);
-      to.ties = __shfl_sync(all_lanes, own.ties, j);
-      to.block_start = __shfl_sync(all_lanes, own.block_start, j);
-      to.early = __shfl_sync(all_lanes, own.early, j);
-      write_lanes(to, at, x, remains);
-      if (lane_id() == j) own = to;
-    };
-    if (stored_) {
-      for_each_list(state, [&](int j, const uint2& raw, bool valid) {
-        write(j, static_cast<int>(raw.x & (unit_elements - 1)), __uint_as_float(raw.y), valid);
-      });
-    }
-    const bool apart = index < last_unit_ && (!stored_ || state.candidates > 32);
-    for (unsigned left = __ballot_sync(all_lanes, apart); left != 0; left &= left - 1) {
-      const int j = __ffs(static_cast<int>(left)) - 1;
-      for_each_row(base + static_cast<std::uint32_t>(j),
-                   [&](int at, float x, bool remains) { write(j, at, x, remains); });
-    }
-    if (index < last_unit_) write_first(own, unit, state.above);
-  }
+  __device__ void write_units(std::uint32_t base) const;
 
-  __device__ void write_units() const {
-    const auto warps = static_cast<std::uint32_t>(block_warps());
-    const std::uint32_t each = units_of_warp();
-    for (std::uint32_t base = first_unit_ + each * warp(); base < last_unit_;
-         base += each * warps) {
-      write_units(base);
-    }
-  }
+  __device__ void write_units() const;
 
   /// The end of first[], and zeros where nothing else is written.
-  __device__ void write_rest(std::uint32_t total) const {
-    if (blocks_.first() == 0) first_words()[parts_.blocks] = total;
-    const auto clear = [&](std::size_t from, std::size_t to) {
-      for (std::uint64_t at = from + 2 * blocks_.first(); at < to; at += 2 * blocks_.stride()) {
-        *reinterpret_cast<std::uint16_t*>(run_ + at) = 0;
-      }
-    };
-    clear(4 * static_cast<std::size_t>(parts_.blocks + 1), parts_.local);
-    clear(parts_.local + 2 * std::size_t{total}, parts_.value);
-    clear(parts_.value + 2 * std::size_t{total}, parts_.bytes);
-  }
+  __device__ void write_rest(std::uint32_t total) const;
 
   SelectShare& share_;
   const ChunkView& chunk_;
@@ -536,3 +460,5 @@ class TopkSelection {
 };
 
 }  // namespace thinwire::compress::cuda
+
+#include "cuda/topk_write.cuh"  // its members that write
