@@ -34,7 +34,7 @@ std::unique_ptr<Communicator> make_callback_communicator(std::unique_ptr<ByteExc
       exchange->rank() == rendezvous.rank && exchange->size() == rendezvous.size, InvalidArgument,
       fmt::format("the exchange is rank {} of {}, but the rendezvous is for rank {} of {}",
                   exchange->rank(), exchange->size(), rendezvous.rank, rendezvous.size));
-  auto link = std::make_shared<TcpLink>(rendezvous);
+  auto link = TcpLink::open(rendezvous);
   std::vector<int> ranks(static_cast<std::size_t>(rendezvous.size));
   std::iota(ranks.begin(), ranks.end(), 0);
 

@@ -8,7 +8,7 @@
 
 #include "../backoff.hpp"
 #include "../channel_control_plane.hpp"
-#include "nccl_farewell.hpp"
+#include "../farewell.hpp"
 #include "thinwire/core/config.hpp"
 #include "thinwire/core/error.hpp"
 #include "thinwire/core/log.hpp"
@@ -31,6 +31,20 @@ AbortNotice notice_of(std::exception_ptr error) {
     return {-1, e.what()};
   } catch (...) {
     return {-1, "unknown error"};
+  }
+}
+
+/// Returns when all ranks of the machine have called it.
+void end_well(const NcclFunctions& nccl, ncclComm_t communicator) {
+  ncclResult_t result = nccl.comm_finalize(communicator);
+  for (Backoff backoff; result == ncclInProgress; backoff.pause()) {
+    if (nccl.comm_get_async_error(communicator, &result) != ncclSuccess) break;
+  }
+  const bool well = result == ncclSuccess;
+  result = well ? nccl.comm_destroy(communicator) : nccl.comm_abort(communicator);
+  if (!well) log(LogLevel::warning, "a NCCL communicator could not be finalized and was aborted");
+  if (result != ncclSuccess && result != ncclInProgress) {
+    log(LogLevel::warning, nccl.get_error_string(result));
   }
 }
 
@@ -57,12 +71,14 @@ NcclSession::~NcclSession() {
     watchdog_.join();
   }
   if (!failed_ && communicator_ != nullptr) {
-    try {
-      bid_farewell({nccl_, cuda_, communicator_, device_, stream_, word_});
-      return;
-    } catch (const std::exception& error) {  // no thread is to be had
-      log(LogLevel::warning, error.what());
-    }
+    bid_farewell([nccl = nccl_, cuda = cuda_, communicator = communicator_, device = device_,
+                  stream = stream_, word = word_] {
+      cuda.set_device(device);
+      end_well(nccl, communicator);
+      cuda.release(word);
+      cuda.destroy_stream(stream);
+    });
+    return;
   }
   end_communicator();
   if (word_ != nullptr) cuda_.release(word_);

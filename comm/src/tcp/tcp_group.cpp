@@ -65,7 +65,7 @@ int number_from(std::initializer_list<const char*> names, const char* what) {
 }  // namespace
 
 TcpGroup::TcpGroup(const TcpRendezvous& rendezvous)
-    : link_{std::make_shared<TcpLink>(checked(rendezvous))},
+    : link_{TcpLink::open(checked(rendezvous))},
       number_{0},
       members_{first_ranks(rendezvous.size)},
       control_{rendezvous.rank, rendezvous.size,
@@ -118,7 +118,7 @@ TcpRendezvous tcp_rendezvous() {
 
 std::unique_ptr<ControlPlane> make_tcp_control_plane(const TcpRendezvous& rendezvous) {
   checked(rendezvous);
-  auto link = std::make_shared<TcpLink>(rendezvous);
+  auto link = TcpLink::open(rendezvous);
   return std::make_unique<ChannelControlPlane>(
       rendezvous.rank, rendezvous.size,
       std::make_unique<TcpChannel>(std::move(link), 0, first_ranks(rendezvous.size)));

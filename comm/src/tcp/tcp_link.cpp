@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "../farewell.hpp"
 #include "thinwire/core/error.hpp"
 #include "thinwire/core/log.hpp"
 
@@ -38,6 +39,14 @@ TcpLink::TcpLink(TcpRendezvous rendezvous)
   }
   for (Spoke& spoke : spokes_) spoke.connection->set_cap(letter_cap);
   thread_ = std::thread{[this] { run(); }};
+}
+
+std::shared_ptr<TcpLink> TcpLink::open(TcpRendezvous rendezvous) {
+  return {new TcpLink{std::move(rendezvous)}, [](TcpLink* link) {
+            const bool others_may_stay = link->rank() == 0 && link->size() > 1;
+            const auto last = [link] { delete link; };
+            others_may_stay ? bid_farewell(last) : last();
+          }};
 }
 
 TcpLink::~TcpLink() {

@@ -24,8 +24,9 @@ class TcpLink {
     std::string text;
   };
 
-  /// Collective: meets the other ranks.
-  explicit TcpLink(TcpRendezvous rendezvous);
+  /// Collective: meets the other ranks. Rank 0 forwards the others' letters until they leave, but
+  /// who lets go of its link last does not wait for them.
+  static std::shared_ptr<TcpLink> open(TcpRendezvous rendezvous);
   ~TcpLink();
   TcpLink(const TcpLink&) = delete;
   TcpLink& operator=(const TcpLink&) = delete;
@@ -40,6 +41,8 @@ class TcpLink {
   std::optional<AbortNotice> loss();
 
  private:
+  explicit TcpLink(TcpRendezvous rendezvous);
+
   /// One connection: rank 0 has one to each rank, the others have one to rank 0.
   struct Spoke {
     int rank;
