@@ -104,9 +104,9 @@ void expect_culprit_named(int victim, const std::function<void()>& deed, Timeout
       4,
       [&](int rank) {
         const auto control = make_tcp_control_plane(rendezvous_of(rank, 4, port, timeout));
-        control->all_gather("", patience);
-        if (rank == victim) deed();
         try {
+          control->all_gather("", patience);
+          if (rank == victim) deed();  // the others may still be in the first round
           control->all_gather("", patience);
         } catch (const AbortedError& error) {
           if (error.peer == victim) return true;

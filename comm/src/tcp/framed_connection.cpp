@@ -49,6 +49,8 @@ bool FramedConnection::flush() {
   return true;
 }
 
+void FramedConnection::end_writing() { ::shutdown(descriptor(), SHUT_WR); }
+
 bool FramedConnection::fill() {
   std::array<char, read_bytes> chunk;
   const auto got = ::recv(descriptor(), chunk.data(), chunk.size(), MSG_DONTWAIT);

@@ -50,6 +50,9 @@ class FramedConnection {
   /// Writes what the socket takes. False: the peer is gone.
   bool flush();
 
+  /// The peer then reads an end after what has been written.
+  void end_writing();
+
   /// Reads some of what there is. False: the peer is gone. Throws FormatError for a frame that is
   /// over the cap or empty; call next() until it is empty before filling again.
   bool fill();

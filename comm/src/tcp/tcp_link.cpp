@@ -43,9 +43,8 @@ TcpLink::TcpLink(TcpRendezvous rendezvous)
 
 std::shared_ptr<TcpLink> TcpLink::open(TcpRendezvous rendezvous) {
   return {new TcpLink{std::move(rendezvous)}, [](TcpLink* link) {
-            const bool others_may_stay = link->rank() == 0 && link->size() > 1;
             const auto last = [link] { delete link; };
-            others_may_stay ? bid_farewell(last) : last();
+            link->size() > 1 ? bid_farewell(last) : last();
           }};
 }
 
@@ -102,9 +101,10 @@ std::optional<AbortNotice> TcpLink::loss() {
 
 bool TcpLink::all_left() const {
   return std::all_of(spokes_.begin(), spokes_.end(), [&](const Spoke& spoke) {
-    // Rank 0 stays until the others need no forwarding; they may leave once all is written.
+    // Rank 0 stays until the others need no forwarding; they, until rank 0 has read it all: to
+    // close on letters that nobody will read resets a connection, and what was written may be lost.
     if (!spoke.open) return true;
-    return !spoke.connection->wants_write() && (rank() != 0 || spoke.leaving);
+    return rank() == 0 && spoke.leaving && !spoke.connection->wants_write();
   });
 }
 
@@ -142,19 +142,36 @@ void TcpLink::serve(Spoke& spoke) {
       lose(spoke, "closed its connection: its process has ended");
       return;
     }
-    while (const auto frame = spoke.connection->next()) handle(spoke, *frame);
+    handle_frames(spoke);
     if (now - spoke.connection->last_read() > silence_) {
       lose(spoke, fmt::format("was silent for {} ms: its process or its machine is stalled",
                               silence_.count()));
       return;
     }
+    if (spoke.told_all) return;
     if (!spoke.connection->wants_write() && now - spoke.connection->last_write() > beat_ / 2) {
       spoke.connection->queue(FrameKind::heartbeat);
     }
-    if (!spoke.connection->flush()) lose(spoke, "closed its connection: its process has ended");
+    if (spoke.connection->flush()) {
+      if (stopping_ && rank() != 0 && !spoke.connection->wants_write()) tell_end(spoke);
+      return;
+    }
+    // It went between the reading and the writing; what it sent last may be a goodbye.
+    while (spoke.connection->fill() && handle_frames(spoke)) {
+    }
+    lose(spoke, "closed its connection: its process has ended");
   } catch (const FormatError& error) {
     lose(spoke, fmt::format("broke the control plane's protocol: {}", error.what()));
   }
+}
+
+bool TcpLink::handle_frames(Spoke& spoke) {
+  bool some = false;
+  while (const auto frame = spoke.connection->next()) {
+    handle(spoke, *frame);
+    some = true;
+  }
+  return some;
 }
 
 void TcpLink::handle(Spoke& spoke, const Frame& frame) {
@@ -203,7 +220,10 @@ void TcpLink::forward(Spoke& spoke, std::string_view body) {
 
 void TcpLink::lose(Spoke& spoke, std::string_view how) {
   spoke.open = false;
-  if (spoke.leaving || stopping_) return;
+  if (spoke.leaving || stopping_) {
+    tell_end(spoke);
+    return;
+  }
   const AbortNotice notice{spoke.rank, fmt::format("rank {} {}", spoke.rank, how)};
   log(LogLevel::error, fmt::format("control plane of rank {}: {}", rank(), notice.reason));
   if (rank() == 0) {
@@ -216,6 +236,11 @@ void TcpLink::lose(Spoke& spoke, std::string_view how) {
     }
   }
   set_loss(notice);
+}
+
+void TcpLink::tell_end(Spoke& spoke) {
+  spoke.told_all = true;
+  spoke.connection->end_writing();
 }
 
 void TcpLink::set_loss(AbortNotice notice) {

@@ -24,8 +24,8 @@ class TcpLink {
     std::string text;
   };
 
-  /// Collective: meets the other ranks. Rank 0 forwards the others' letters until they leave, but
-  /// who lets go of its link last does not wait for them.
+  /// Collective: meets the other ranks. Rank 0 forwards the others' letters until they leave, and
+  /// they leave when it has read all of theirs; whoever lets go of the link does not wait for that.
   static std::shared_ptr<TcpLink> open(TcpRendezvous rendezvous);
   ~TcpLink();
   TcpLink(const TcpLink&) = delete;
@@ -48,14 +48,18 @@ class TcpLink {
     int rank;
     ConnectionHandle connection;
     bool open = true;
-    bool leaving = false;  ///< said goodbye: its end is no failure
+    bool leaving = false;   ///< said goodbye: its end is no failure
+    bool told_all = false;  ///< nothing follows from this side
   };
 
   void run();
   void wait_for_events();
   void serve(Spoke& spoke);
+  /// Those that have been read whole. Whether there were any.
+  bool handle_frames(Spoke& spoke);
   void handle(Spoke& spoke, const Frame& frame);
   void forward(Spoke& spoke, std::string_view body);
+  void tell_end(Spoke& spoke);
   void lose(Spoke& spoke, std::string_view how);
   void set_loss(AbortNotice notice);
   bool all_left() const;
