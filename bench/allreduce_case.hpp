@@ -15,7 +15,7 @@ namespace thinwire::bench {
 struct Settings {
   DType dtype = DType::f32;
   comm::Algorithm algorithm = comm::Algorithm::two_phase;
-  int chunks = 1;
+  int chunks = 0;   ///< of a bucket; 0: 4 of a long one on the host between machines, else 1
   int threads = 0;  ///< codec threads a rank; 0: by configuration
   int warmup = 2;
   int iterations = 10;

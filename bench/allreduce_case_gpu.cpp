@@ -49,15 +49,15 @@ class GpuCases final : public AllreduceCases {
   /// Through CudaEngine, none too.
   Row codec(const compress::CodecSpec& codec, std::int64_t elements) override {
     const DType dtype = settings_.dtype;
+    const int chunks = std::max(1, settings_.chunks);
     Row result = row(compress::to_string(codec), elements, dtype);
     comm::BucketLayout layout;
     layout.buckets.push_back({dtype, elements, {codec}, {{.parameter = "g", .length = elements}}});
     comm::CudaEngine engine{
-        communicator_, layout, {.chunks = settings_.chunks, .algorithm = settings_.algorithm}};
-    const compress::Plan plan{
-        {codec},
-        layout.buckets[0].spans,
-        {.ranks = communicator_.size(), .dtype = dtype, .chunks = settings_.chunks}};
+        communicator_, layout, {.chunks = chunks, .algorithm = settings_.algorithm}};
+    const compress::Plan plan{{codec},
+                              layout.buckets[0].spans,
+                              {.ranks = communicator_.size(), .dtype = dtype, .chunks = chunks}};
     const Bytes input = make_input(plan, communicator_.rank(), elements, dtype);
     const Buffer data{memory_, result.bytes, "bench"};
     try_cuda(cudaMemcpy(data.data(), input.data(), input.size(), cudaMemcpyHostToDevice));

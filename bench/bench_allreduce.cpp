@@ -66,8 +66,9 @@ void add_options(CLI::App& app, Options& options) {
       ->capture_default_str();
   app.add_option("--algorithm", options.algorithm, "two_phase, auto, sparse or summable")
       ->capture_default_str();
-  app.add_option("--chunks", options.settings.chunks, "chunks a bucket")
-      ->check(CLI::Range(1, 65'536))
+  app.add_option("--chunks", options.settings.chunks,
+                 "chunks a bucket; 0: 4 of 4 Mi elements or more over MPI between hosts, else 1")
+      ->check(CLI::Range(0, 65'536))
       ->capture_default_str();
   app.add_option("--threads", options.settings.threads, "codec threads a rank; 0: by configuration")
       ->check(CLI::Range(0, 1024))
