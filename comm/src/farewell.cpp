@@ -44,29 +44,23 @@ class Farewells {
   std::shared_ptr<UnderWay> under_way_ = std::make_shared<UnderWay>();
 };
 
-void end(UnderWay& under_way) {
-  const std::scoped_lock lock{under_way.mutex};
-  --under_way.count;
-  under_way.fewer.notify_all();
-}
-
 }  // namespace
 
 void bid_farewell(std::function<void()> last) {
   static Farewells farewells;
-  const auto under_way = farewells.begin();
   const auto ended = std::make_shared<std::promise<void>>();
   const auto soon = ended->get_future();
-  try {
-    std::thread{[last, under_way, ended] {
-      last();
-      ended->set_value();
-      end(*under_way);
-    }}.detach();
-  } catch (const std::system_error&) {  // no thread is to be had
+  const auto call = [last = std::move(last), ended, under_way = farewells.begin()] {
     last();
-    end(*under_way);
-    return;
+    ended->set_value();
+    const std::scoped_lock lock{under_way->mutex};
+    --under_way->count;
+    under_way->fewer.notify_all();
+  };
+  try {
+    std::thread{call}.detach();
+  } catch (const std::system_error&) {  // no thread is to be had
+    call();
   }
   soon.wait_for(patience);
 }

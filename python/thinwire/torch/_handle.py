@@ -260,19 +260,19 @@ class Handle:
             self._reducer.close()
             self._communicator.close()
 
-    def register(self, register: Callable[[], None]) -> None:
+    def __deepcopy__(self, memo: dict[int, Any]) -> "DetachedHandle":
+        return DetachedHandle()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return (DetachedHandle, ())
+
+    def _register_when_coded(self, register: Callable[[], None]) -> None:
         """Calls ``register``, which gives DDP the hook, as soon as a parameter is coded.
 
         Until then DDP exchanges as it does by itself: a hook costs it Python for each bucket.
         """
         self._register = register
         self._register_if_needed()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "DetachedHandle":
-        return DetachedHandle()
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return (DetachedHandle, ())
 
     def _register_if_needed(self) -> None:
         if self._register is None or self._rules.leave_plain(self._parameters):

@@ -64,7 +64,7 @@ def compress(
         refuse_second_hook(ddp)
         ddp.register_comm_hook(handle, hook)
 
-    handle.register(register)
+    handle._register_when_coded(register)
     _compressed.add(ddp)
     ddp.register_forward_pre_hook(refuse_join)
     return handle
