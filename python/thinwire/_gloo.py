@@ -40,7 +40,7 @@ _ending = _Ending()  # before any communicator, so that it is closed after them
 
 def _bytes_at(address: int, size: int) -> torch.Tensor:
     if size == 0:
-        return torch.empty(0, dtype=torch.uint8)
+        return torch.empty(0, dtype=torch.uint8, device="cpu")
     return torch.frombuffer((ctypes.c_char * size).from_address(address), dtype=torch.uint8)
 
 

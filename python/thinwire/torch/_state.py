@@ -19,8 +19,8 @@ def pack(residuals: Residuals) -> dict[str, dict[str, torch.Tensor]]:
         by_name.setdefault(name, []).append((offset, values))
     return {
         name: {
-            "offsets": torch.tensor([offset for offset, _ in pieces]),
-            "lengths": torch.tensor([values.numel() for _, values in pieces]),
+            "offsets": torch.tensor([offset for offset, _ in pieces], device="cpu"),
+            "lengths": torch.tensor([values.numel() for _, values in pieces], device="cpu"),
             "values": torch.cat([values for _, values in pieces]),
         }
         for name, pieces in by_name.items()
@@ -116,8 +116,8 @@ def _mean(
         worker_of_old, server_of_old = _of_rank(by_rank, old, sizes, where)
         server += server_of_old
         for name, offset, values in worker_of_old:
-            total = sums.setdefault(name, torch.zeros(sizes[name], dtype=torch.float64))
-            total[offset : offset + values.numel()] += values
+            zeros = torch.zeros(sizes[name], dtype=torch.float64, device="cpu")
+            sums.setdefault(name, zeros)[offset : offset + values.numel()] += values
     worker = [(name, 0, (total / saved).to(torch.float32)) for name, total in sums.items()]
     return worker, server if rank == 0 else []
 
