@@ -64,7 +64,9 @@ def main() -> None:
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = True
     dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=5)
+        "nccl" if device.type == "cuda" else "gloo",
+        timeout=timedelta(minutes=5),
+        device_id=device if device.type == "cuda" else None,
     )
     size = SIZES[arguments.size]
     if arguments.batch:
