@@ -1,6 +1,8 @@
 #include <pybind11/stl.h>
 
+#include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <type_traits>
@@ -66,45 +68,40 @@ class PythonCudaEngine : public OnGpu {
   void submit(std::size_t bucket, std::uintptr_t address, std::int64_t numel,
               const std::string& dtype, std::uintptr_t stream, std::uintptr_t inv_scale,
               std::uintptr_t out_scale) {
-    const auto ready = mark(stream);
+    const CudaEvent& ready = mark(ready_[bucket], stream_at(stream));
     const TensorView gradients = view(address, numel, dtype);
-    thread().post([=, this] {
+    thread().post([=, this, &ready] {
       const auto on = guard();
-      ready->wait(*stream_);
+      ready.wait(*stream_);
       engine_->submit(bucket, gradients, *stream_, scalar_at(inv_scale), scalar_at(out_scale));
     });
   }
 
-  void wait(std::size_t bucket, std::uintptr_t stream) {
-    call([&] { engine_->wait(bucket, stream_at(stream)); });
+  /// What went wrong so far is thrown, also when there are no buckets to wait for.
+  void wait(const std::vector<std::size_t>& buckets, std::uintptr_t stream) {
+    call([&] {
+      engine_->poll();
+      for (const std::size_t bucket : buckets) engine_->wait(bucket, stream_at(stream));
+    });
   }
 
-  std::uint64_t end_step(std::uintptr_t stream, std::uintptr_t found_inf) {
-    const auto before = mark(stream);
+  /// How many steps turn out not to have been committed, of those that the GPU is past by now.
+  std::size_t end_step(std::uintptr_t stream, std::uintptr_t found_inf) {
+    const CudaEvent& before = mark(before_, stream_at(stream));
     return call([&] {
-      before->wait(*stream_);
-      const auto number = engine_->end_step(*stream_, scalar_at(found_inf));
-      CudaEvent ended;
-      ended.record(*stream_);
-      ended.wait(stream_at(stream));
-      return number;
+      before.wait(*stream_);
+      unreported_.push_back(engine_->end_step(*stream_, scalar_at(found_inf)));
+      mark(ended_, *stream_).wait(stream_at(stream));
+      return count_skipped();
     });
   }
 
-  /// None while the GPU is not past the step, or when it is too old.
-  std::optional<bool> skipped(std::uint64_t step) {
-    return call([&]() -> std::optional<bool> {
-      const auto report = engine_->report(step);
-      if (!report) return std::nullopt;
-      return report->skipped;
+  /// The same of all steps.
+  std::size_t synchronize() {
+    return call([&] {
+      engine_->synchronize();
+      return count_skipped();
     });
-  }
-
-  void poll() {
-    call([&] { engine_->poll(); });
-  }
-  void synchronize() {
-    call([&] { engine_->synchronize(); });
   }
   std::uintptr_t exchange_stream() {
     return call(
@@ -144,6 +141,9 @@ class PythonCudaEngine : public OnGpu {
       const auto on = guard();
       engine_.reset();
       stream_.reset();
+      ready_.clear();
+      before_.reset();
+      ended_.reset();
     });
     thread_.reset();
   }
@@ -162,14 +162,28 @@ class PythonCudaEngine : public OnGpu {
     });
   }
 
-  /// What the caller's stream holds now.
-  std::shared_ptr<CudaEvent> mark(std::uintptr_t stream) {
+  /// Records what `stream` holds now, in an event that is made at its first use.
+  const CudaEvent& mark(std::optional<CudaEvent>& event, StreamView stream) const {
     const auto on = guard();
-    auto event = std::make_shared<CudaEvent>();
-    event->record(stream_at(stream));
-    return event;
+    if (!event) event.emplace();
+    event->record(stream);
+    return *event;
   }
 
+  std::size_t count_skipped() {
+    std::size_t skipped = 0;
+    for (; !unreported_.empty(); unreported_.pop_front()) {
+      const auto report = engine_->report(unreported_.front());
+      if (!report && unreported_.size() <= kept_reports) break;
+      if (report && report->skipped) ++skipped;
+    }
+    return skipped;
+  }
+
+  static constexpr std::size_t kept_reports = 8;           // the engine forgets older ones
+  std::deque<std::uint64_t> unreported_;                   // steps that the GPU may not be past
+  std::map<std::size_t, std::optional<CudaEvent>> ready_;  // by bucket
+  std::optional<CudaEvent> before_, ended_;                // of a step's end
   std::unique_ptr<CudaStream> stream_;  // of the thread: it stands in for the callers'
   std::unique_ptr<comm::CudaEngine> engine_;
   std::unique_ptr<LaunchThread> thread_;
@@ -296,10 +310,8 @@ void register_cuda(py::module_& module) {
            py::arg("codecs"), py::arg("spans"), NoGil{})
       .def("submit", &Engine::submit, py::arg("bucket"), py::arg("address"), py::arg("numel"),
            py::arg("dtype"), py::arg("stream"), py::arg("inv_scale"), py::arg("out_scale"), NoGil{})
-      .def("wait", &Engine::wait, py::arg("bucket"), py::arg("stream"), NoGil{})
+      .def("wait", &Engine::wait, py::arg("buckets"), py::arg("stream"), NoGil{})
       .def("end_step", &Engine::end_step, py::arg("stream"), py::arg("found_inf"), NoGil{})
-      .def("skipped", &Engine::skipped, py::arg("step"), NoGil{})
-      .def("poll", &Engine::poll, NoGil{})
       .def("synchronize", &Engine::synchronize, NoGil{})
       .def("exchange_stream", &Engine::exchange_stream, NoGil{})
       .def(

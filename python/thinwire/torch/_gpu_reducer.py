@@ -5,11 +5,10 @@ import torch.distributed as dist
 
 from thinwire import _core
 from thinwire import _torch_private as private
+from thinwire.errors import NonFiniteError
 from thinwire.torch._gpu_marks import GpuMarks
 from thinwire.torch._reducer import BucketReducer, Future, Named, Span, plain_future
 from thinwire.torch._rules import CodecRules
-
-_KEPT_REPORTS = 8  # of the engine
 
 
 class GpuReducer(BucketReducer):
@@ -32,11 +31,11 @@ class GpuReducer(BucketReducer):
         """Waits for the means, so that each Future can say when its own is there."""
         self._pending: list[tuple[int, torch.Tensor, Future]] = []
         self._error: Exception | None = None
+        self._over = False
+        """The engine has failed for good and was heard: plain backwards go on without it."""
         self._scales: tuple[torch.Tensor, torch.Tensor] | None = None  # inverse and out
         self._discard = torch.ones(1, device=self._device)
         self._marks: GpuMarks | None = None  # of a trace
-        self._unreported: list[int] = []
-        """Steps that have ended here, but not yet on the GPU."""
 
     def submit(self, named: Named, buffer: torch.Tensor, rules: CodecRules) -> Future:
         bucket = self._bucket(named, buffer, rules)
@@ -79,35 +78,37 @@ class GpuReducer(BucketReducer):
 
     def finish_backward(self) -> None:
         pending, self._pending = self._pending, []
-        for index, buffer, future in pending:
+        # To ask the engine's thread takes it longer than the rest: once for all but the last one,
+        # so that what follows on their Futures does not wait for that.
+        groups = [pending[:-1], pending[-1:]] if self._marks is None else [[p] for p in pending]
+        for group in [group for group in groups if group] or [[]]:
             try:
-                self._engine.wait(index, self._means.cuda_stream)
+                if not self._over:
+                    self._engine.wait([index for index, _, _ in group], self._means.cuda_stream)
             except Exception as error:  # raised by check(): DDP has to finish first
                 self._error = self._error or error
-            if self._marks is not None:
-                self._marks.end(index, self._means)
             with torch.cuda.stream(self._means):
-                future.set_result(buffer)
+                for index, buffer, future in group:
+                    if self._marks is not None:
+                        self._marks.end(index, self._means)
+                    future.set_result(buffer)
 
     def check(self) -> None:
         error, self._error = self._error, None
-        if error is None:
-            self._engine.poll()
-        else:
-            self._step_open = False  # the engine is over
+        if error is not None:
+            self._over = not isinstance(error, NonFiniteError)
+            self._step_open = False
             raise error
 
     def end_step(self, found_inf: bool = False) -> None:
         if self._step_open:
             self._step_open = False
             discard = self._discard.data_ptr() if found_inf else 0
-            self._unreported.append(self._engine.end_step(self._current_stream(), discard))
+            self.skipped_steps += self._engine.end_step(self._current_stream(), discard)
             self._scales = None
-        self._read_reports()
 
     def settle(self) -> None:
-        self._engine.synchronize()
-        self._read_reports()
+        self.skipped_steps += self._engine.synchronize()
 
     def start_trace(self) -> None:
         self._marks = GpuMarks(self._device)
@@ -119,14 +120,6 @@ class GpuReducer(BucketReducer):
     def residuals(self) -> tuple[list[tuple[str, int, torch.Tensor]], ...]:
         torch.cuda.current_stream(self._device).synchronize()
         return super().residuals()
-
-    def _read_reports(self) -> None:
-        while self._unreported:
-            skipped = self._engine.skipped(self._unreported[0])
-            if skipped is None and self._unreported[-1] - self._unreported[0] < _KEPT_REPORTS:
-                return
-            self.skipped_steps += bool(skipped)
-            del self._unreported[0]
 
     def _scale_addresses(self) -> tuple[int, int]:
         """Of this step's inverse and out scale on the GPU; 0 without a GradScaler."""
