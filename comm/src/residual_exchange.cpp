@@ -136,9 +136,9 @@ std::vector<Residual> move_to_owners(int ranks, std::span<const Residual> mine,
 
 std::vector<Residual> move_to_owners(Communicator& communicator, std::span<const Residual> mine,
                                      std::span<const compress::Plan* const> plans) {
-  return move_to_owners(
-      communicator.size(), mine, plans,
-      [&](const auto& messages) { return exchange_messages(communicator, messages); });
+  return move_to_owners(communicator.size(), mine, plans, [&](const auto& messages) {
+    return exchange_messages(communicator, messages);
+  });
 }
 
 }  // namespace thinwire::comm
