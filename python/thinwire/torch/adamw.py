@@ -269,7 +269,8 @@ def _real(tensor: Tensor) -> Tensor:
 def _mean_of_live(moments: Sequence[Tensor]) -> float:
     """The mean of the elements that are not 0; 0 without any."""
     total = sum(float(moment.sum(dtype=torch.float64)) for moment in moments)
-    return total / max(1, sum(int(moment.count_nonzero()) for moment in moments))
+    # Not count_nonzero(): torch 2.9 has none for a DTensor.
+    return total / max(1, sum(int((moment != 0).sum()) for moment in moments))
 
 
 def _unhooked_step() -> Callable[..., Any]:
