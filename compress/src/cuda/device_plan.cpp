@@ -80,8 +80,7 @@ TopkScratch scratch_of(const TopkRow& row, const TopkView& view, Verb verb, bool
   result.room = static_cast<std::uint32_t>(std::min(room, row.elements));
   result.candidates =
       scratch.take<TopkCandidate>(static_cast<std::size_t>(row.units) * row.segment + result.room);
-  result.keys =
-      scratch.take<std::uint32_t>(static_cast<std::size_t>(most_sample_places * sample_run));
+  result.keys = scratch.take<std::uint32_t>(std::size_t{most_sample_places} * sample_run);
   if (verb == Verb::reduce_encode) {
     result.touched = scratch.take<std::uint32_t>(row.pieces);
     if (owner_keeps_x) result.x = scratch.take<float>(static_cast<std::size_t>(row.elements));
