@@ -127,7 +127,8 @@ class AdamW(torch.optim.AdamW):
                 live = moment != 0
                 if not bool(live.all()):
                     mean = _mean_of_live([moment]) if bool(live.any()) else typical
-                    moment.masked_fill_(~live, mean)
+                    # Not masked_fill_: torch 2.9 has none for a DTensor, nor count_nonzero.
+                    moment.add_((~live).to(moment.dtype), alpha=mean)
         for group in self.param_groups:
             group[_FROZEN_AT] = steps
             group[_NORMS] = []
@@ -269,7 +270,6 @@ def _real(tensor: Tensor) -> Tensor:
 def _mean_of_live(moments: Sequence[Tensor]) -> float:
     """The mean of the elements that are not 0; 0 without any."""
     total = sum(float(moment.sum(dtype=torch.float64)) for moment in moments)
-    # Not count_nonzero(): torch 2.9 has none for a DTensor.
     return total / max(1, sum(int((moment != 0).sum()) for moment in moments))
 
 
