@@ -83,7 +83,7 @@ class GpuReducer(BucketReducer):
         groups = [pending[:-1], pending[-1:]] if self._marks is None else [[p] for p in pending]
         for group in [group for group in groups if group] or [[]]:
             try:
-                if not self._over:
+                if group or not self._over:
                     self._engine.wait([index for index, _, _ in group], self._means.cuda_stream)
             except Exception as error:  # raised by check(): DDP has to finish first
                 self._error = self._error or error

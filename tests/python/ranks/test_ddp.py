@@ -433,6 +433,8 @@ def test_an_aborted_exchange_keeps_its_type_and_its_culprit(may_abort):
     with handle.plain():  # DDP itself is well
         train(model, range(3))
     assert same_on_ranks(model)
+    with pytest.raises(thinwire.AbortedError, match="the cable was pulled"):  # not in silence
+        loss_of(model, 3).backward()
 
 
 def test_copies_of_a_compressed_model_are_plain_and_whole():
