@@ -28,8 +28,8 @@ struct NoneBlock {
   }
 
   template <Memory kMemory, typename Source>
-  static HWY_INLINE bool encode(Source& source, float inv_scale, const float* residual, float*,
-                                std::size_t, std::byte*, std::byte* values) {
+  static HWY_INLINE bool encode(Source& source, float inv_scale, const float*, float*, std::size_t,
+                                std::byte*, std::byte* values) {
     BlockBuffer<block> buffer;
     Largest<false> largest;
     load_block<Memory::none, block>(source, inv_scale, nullptr, nullptr, buffer.x, largest);
