@@ -78,8 +78,8 @@ class GpuReducer(BucketReducer):
 
     def finish_backward(self) -> None:
         pending, self._pending = self._pending, []
-        # To ask the engine's thread takes it longer than the rest: once for all but the last one,
-        # so that what follows on their Futures does not wait for that.
+        # A question to the engine's thread costs two changes of threads: one for all but the last
+        # bucket, so that what follows on their Futures does not wait for that, and one for it.
         groups = [pending[:-1], pending[-1:]] if self._marks is None else [[p] for p in pending]
         for group in [group for group in groups if group] or [[]]:
             try:

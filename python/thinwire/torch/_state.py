@@ -116,8 +116,9 @@ def _mean(
         worker_of_old, server_of_old = _of_rank(by_rank, old, sizes, where)
         server += server_of_old
         for name, offset, values in worker_of_old:
-            zeros = torch.zeros(sizes[name], dtype=torch.float64, device="cpu")
-            sums.setdefault(name, zeros)[offset : offset + values.numel()] += values
+            if name not in sums:
+                sums[name] = torch.zeros(sizes[name], dtype=torch.float64, device="cpu")
+            sums[name][offset : offset + values.numel()] += values
     worker = [(name, 0, (total / saved).to(torch.float32)) for name, total in sums.items()]
     return worker, server if rank == 0 else []
 
