@@ -28,8 +28,12 @@ class RanksTest : public ::testing::TestWithParam<int> {
 /// For waits that must end: far longer than they take.
 constexpr Timeout patience{20000};
 
-/// A time-out that shall expire.
+/// A time-out that shall expire, where no other rank needs to have come far by then.
 constexpr Timeout short_wait{200};
+
+/// A time-out that shall expire after every other rank has said what it waits for: on a busy machine
+/// a rank may not run for a second.
+constexpr Timeout report_wait{3000};
 
 /// The error of type E that `call` throws; fails the test if it throws none. Others pass through.
 template <typename E, typename Call>

@@ -89,7 +89,7 @@ TEST(TcpControlPlane, RankThatDoesNotCall_IsNamedInTheTimeout) {
       return;
     }
     try {
-      control->all_gather("", Timeout{200});
+      control->all_gather("", Timeout{2000});
       ADD_FAILURE() << "rank " << rank << " did not time out";
     } catch (const TransportError& error) {  // its own time-out, or the news of the other's
       EXPECT_EQ(error.peer, 1);
@@ -134,20 +134,20 @@ TEST(TcpControlPlane, Rank0ThatIsKilled_IsNamedOnAllOthers) {
 
 TEST(TcpControlPlane, RankThatIsStopped_IsNamedOnAllOthers) {
   expect_culprit_named(
-      1, [] { raise(SIGSTOP); }, Timeout{1500});
+      1, [] { raise(SIGSTOP); }, Timeout{4000});
 }
 
 TEST(TcpControlPlane, Rank0ThatIsStopped_IsNamedOnAllOthers) {
   expect_culprit_named(
-      0, [] { raise(SIGSTOP); }, Timeout{1500});
+      0, [] { raise(SIGSTOP); }, Timeout{4000});
 }
 
 TEST(TcpControlPlane, QuietButLivingRanks_AreNotLost) {
   const int port = free_port();
   run_tcp_threads(3, [&](int rank) {
-    const auto control = make_tcp_control_plane(rendezvous_of(rank, 3, port, Timeout{1000}));
+    const auto control = make_tcp_control_plane(rendezvous_of(rank, 3, port, Timeout{2000}));
     control->all_gather("", patience);
-    std::this_thread::sleep_for(Timeout{2500});  // well past the time-out: heartbeats must do
+    std::this_thread::sleep_for(Timeout{4500});  // well past the time-out: heartbeats must do
     EXPECT_EQ(control->abort_notice(), std::nullopt);
     control->all_gather("", patience);
   });

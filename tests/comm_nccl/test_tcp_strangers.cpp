@@ -114,7 +114,7 @@ TEST(TcpHandshake, MissingRank_IsNamedOnRank0AndToldToTheOthers) {
   const int port = free_port();
   run_tcp_threads(2, [&](int rank) {
     try {
-      make_tcp_control_plane(rendezvous_of(rank, 3, port, Timeout{400}));
+      make_tcp_control_plane(rendezvous_of(rank, 3, port, Timeout{2000}));
       ADD_FAILURE() << "rank 2 of 3 was not missed";
     } catch (const TimeoutError& error) {
       if (rank == 0) {

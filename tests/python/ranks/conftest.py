@@ -4,6 +4,7 @@ RANKS_TEST_DEVICE=cuda: on GPUs, one for each rank. With more ranks than GPUs, N
 ranks of one GPU apart.
 """
 
+import gc
 import os
 from datetime import timedelta
 
@@ -28,6 +29,7 @@ def process_group():
         torch.cuda.set_device(DEVICE)
     backend = "cpu:gloo,cuda:nccl" if ON_GPU else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=30))
+    gc.freeze()  # what torch has made is searched by no collection
     yield
     dist.destroy_process_group()
 
