@@ -12,18 +12,15 @@ is away from it. The data set is Debian's package dataset-fashion-mnist; nothing
 
 import argparse
 import gzip
-import json
-import os
 import statistics
-import sys
 import time
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch_job
 from gpt2.methods import NotHere, attach, wrap
 from torch import Tensor, nn
 
@@ -88,11 +85,7 @@ def train(
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    cuda = torch.cuda.is_available()
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
+    parser = torch_job.make_parser(__doc__)
     parser.add_argument("--methods", default=",".join(METHODS), help="separated by commas")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
@@ -101,23 +94,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--momentum", type=float, default=0.9)
     parser.add_argument("--samples", type=int, default=60000, help="of training")
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
-    parser.add_argument("-J", "--json", metavar="FILE", help="writes everything there")
-    arguments = parser.parse_args()
-    if "RANK" not in os.environ:
-        parser.error("start it with torchrun or launch/netlab")
-    return arguments
+    return torch_job.parse(parser)
 
 
 def main() -> None:
     arguments = parse_arguments()
-    device = torch.device(arguments.device)
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(device)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=5)
-    )
-    say = print if dist.get_rank() == 0 else lambda *_, **__: None
+    device, say = torch_job.start(arguments.device)
     data = read(arguments.data, "train", arguments.samples, device)
     test = read(arguments.data, "t10k", 10000, device)
     others = (name for name in arguments.methods.split(",") if name != "ddp")
@@ -145,17 +127,8 @@ def main() -> None:
             f"{statistics.mean(run['seconds'] for run in runs):>6.1f}",
             flush=True,
         )
-    if arguments.json and dist.get_rank() == 0:
-        report = {
-            "command": sys.argv,
-            "torch": torch.__version__,
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "ranks": dist.get_world_size(),
-            "rows": rows,
-        }
-        Path(arguments.json).write_text(json.dumps(report, indent=1), encoding="utf-8")
-    dist.barrier()
-    dist.destroy_process_group()
+    torch_job.write_report({**torch_job.setting(device), "rows": rows}, arguments.json)
+    torch_job.finish()
 
 
 if __name__ == "__main__":

@@ -17,26 +17,20 @@ source of Python's standard library; nothing is downloaded.
 
 import argparse
 import json
-import os
 import platform
-import sys
 from dataclasses import asdict, replace
-from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch_job
 from gpt2 import curves, link, methods, speed
 from gpt2.model import GPT2, SIZES
 from gpt2.text import Text
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    cuda = torch.cuda.is_available()
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
+    parser = torch_job.make_parser(__doc__)
     parser.add_argument("--size", choices=SIZES, default="124M")
     parser.add_argument("--methods", help="separated by commas")
     parser.add_argument("--batch", type=int, help="sequences of a rank in a step")
@@ -49,25 +43,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--resume", metavar="FILE", help="an earlier -J: its runs are not repeated")
     parser.add_argument("--target", type=float, help="loss to time; default: 1.01 x uncompressed")
     parser.add_argument("--plot", default="ddp_gpt2.png", help="where --train puts its picture")
-    parser.add_argument("-J", "--json", metavar="FILE", help="writes everything there")
-    arguments = parser.parse_args()
-    if "RANK" not in os.environ:
-        parser.error("start it with torchrun or launch/netlab")
-    return arguments
+    return torch_job.parse(parser)
 
 
 def main() -> None:
     arguments = parse_arguments()
-    device = torch.device(arguments.device)
-    if arguments.device == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(device)
-        torch.backends.cuda.matmul.allow_tf32 = True
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        timeout=timedelta(minutes=5),
-        device_id=device if device.type == "cuda" else None,
-    )
+    device, say = torch_job.start(arguments.device)
+    torch.backends.cuda.matmul.allow_tf32 = True
     size = SIZES[arguments.size]
     if arguments.batch:
         size = replace(size, batch=arguments.batch)
@@ -75,15 +57,11 @@ def main() -> None:
     known = methods.TRAINED if arguments.train else methods.ALL
     names = arguments.methods.split(",") if arguments.methods else known
     text = Text(arguments.corpus_mb, device)
-    say = print if dist.get_rank() == 0 else lambda *_, **__: None
 
     elements = sum(parameter.numel() for parameter in GPT2(size).parameters())
     result: dict[str, Any] = {
-        "command": sys.argv,
-        "torch": torch.__version__,
+        **torch_job.setting(device),
         "machine": platform.processor() or platform.machine(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "ranks": dist.get_world_size(),
         "size": {"name": arguments.size, "parameters": elements, **asdict(size)},
         "steps": steps,
         "text_bytes": text.bytes,
@@ -110,15 +88,8 @@ def main() -> None:
         for row in speed.measure(names, size, text, device, measured, steps):
             rows.append(row)
             say(_speed_line(row), flush=True)
-    _write(result, arguments.json)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def _write(result: dict[str, Any], path: str | None) -> None:
-    if path and dist.get_rank() == 0:
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(result, file, indent=1)
+    torch_job.write_report(result, arguments.json)
+    torch_job.finish()
 
 
 def _train(  # type: ignore[no-untyped-def]
@@ -143,7 +114,8 @@ def _train(  # type: ignore[no-untyped-def]
                 flush=True,
             )
         result["curves"] = runs.rows()
-        _write(result, arguments.json)  # so that a job that is cut off has what it has done
+        # Each time, so that a job that is cut off has what it has done.
+        torch_job.write_report(result, arguments.json)
 
     if not curves.train(runs, size, text, device, steps, arguments.budget, after_run):
         left = ", ".join(f"{method} {seed}" for method, seed in runs.missing())
