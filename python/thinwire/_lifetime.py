@@ -2,6 +2,7 @@
 
 import atexit
 import itertools
+import os
 import weakref
 from typing import Protocol
 
@@ -12,6 +13,7 @@ class Closeable(Protocol):
 
 _open: "weakref.WeakValueDictionary[int, Closeable]" = weakref.WeakValueDictionary()
 _numbers = itertools.count()
+_process = os.getpid()
 
 
 def close_at_exit(thing: Closeable) -> None:
@@ -21,5 +23,7 @@ def close_at_exit(thing: Closeable) -> None:
 
 @atexit.register
 def _close_all() -> None:
+    if os.getpid() != _process:  # a fork has none of the threads that closing would end
+        return
     for _, thing in sorted(_open.items(), reverse=True):
         thing.close()

@@ -41,14 +41,30 @@ def loss_scale(scaler: GradScaler | None) -> torch.Tensor | None:
     return scaler._get_scale_async()
 
 
+_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
+"""What torch.compile and checkpoint_wrapper put into the names of the modules that they wrap."""
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without what wrappers have added: a state fits with and without them."""
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
 def uncompiled(model: Any) -> Any:
     """The module that torch.compile wrapped, or the module itself."""
     return getattr(model, "_orig_mod", model)
 
 
-def hook_names(ddp: DistributedDataParallel) -> list[str]:
-    """Names of the communication hooks that the model has."""
-    return [getattr(hook, "__qualname__", repr(hook)) for hook, _ in ddp._comm_hooks]
+def hooks(ddp: DistributedDataParallel) -> list[tuple[str, Any]]:
+    """Names and states of the communication hooks that the model has."""
+    return [(getattr(hook, "__qualname__", repr(hook)), state) for hook, state in ddp._comm_hooks]
+
+
+def forget_hooks(ddp: DistributedDataParallel) -> None:
+    """For a copy of a model: hooks are copied as notes of Python, not to DDP's reducer."""
+    ddp._comm_hooks.clear()
 
 
 def uses_python_reducer(ddp: DistributedDataParallel) -> bool:
@@ -68,7 +84,7 @@ def after_backward(callback: Callable[[], None]) -> None:
     """From within backward: calls back when it is over and DDP has finished with it too.
 
     An exception of the callback surfaces from backward() with its type. DDP's own finalizer is
-    queued after the first hook has run; what a queued callback queues comes after that.
+    queued after the last hook has run; what a queued callback queues comes after that.
     """
     queue = torch.autograd.Variable._execution_engine.queue_callback
     queue(lambda: queue(callback))
@@ -155,7 +171,7 @@ def fsdp_groups(model: Any) -> list[FsdpGroup]:
             groups = [] if state._fsdp_param_group is None else [state._fsdp_param_group]
         for group in groups:
             infos = [p._module_info for p in group.fsdp_params]
-            names = [prefixes[id(info.module)] + info.param_name for info in infos]
+            names = [plain_name(prefixes[id(i.module)] + i.param_name) for i in infos]
             found.setdefault(id(group), FsdpGroup(fqn, module, group, len(groups) == 1, names))
     return list(found.values())
 

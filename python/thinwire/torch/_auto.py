@@ -40,7 +40,8 @@ def choose(communicator: "_core.Communicator", group: dist.ProcessGroup, element
     on_gpu = communicator.device >= 0
     device = torch.device("cuda", communicator.device) if on_gpu else torch.device("cpu")
     numel = max(1, min(elements, _MOST_ELEMENTS[device.type]))
-    values = torch.randn(numel, device=device)
+    generator = torch.Generator(device).manual_seed(0)  # the user's seed is the user's
+    values = torch.randn(numel, device=device, generator=generator)
     plain = values.clone()
     mine = {"none": _milliseconds(lambda: dist.all_reduce(plain, group=group), device)}
     for codec in SAFE[1:]:

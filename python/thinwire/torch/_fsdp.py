@@ -131,6 +131,8 @@ class ReplicaHandle(Handle):
     group in which a parameter got no gradient is exchanged plain: nobody says which one it was.
     """
 
+    _maker = "replicate()"
+
     def __init__(
         self,
         module: torch.nn.Module,
@@ -150,7 +152,7 @@ class ReplicaHandle(Handle):
         super().__init__(module, codec, process_group=process_group, **options)
         if self._reducer is not None:
             fields = [("shard", f"{self._shard} of {self._shards}")]
-            self._communicator.require_equal(f"rank {self._rank}: replicate()", fields)
+            self._communicator.require_equal(f"rank {self._rank}: {self._maker}", fields)
 
     def state_dict(self) -> dict[str, Any]:
         """As :meth:`Handle.state_dict`, of this rank's shard; keys hold the shard too."""
@@ -182,8 +184,7 @@ class ReplicaHandle(Handle):
         if buffer.is_cuda:  # of the reduce-scatter's stream, and freed once it has been cast
             buffer.record_stream(torch.cuda.current_stream(buffer.device))
         if not self._in_backward or group.fqn in self._submitted:
-            self._end_step()
-            self._probe.begin(self._worker_residuals)
+            self._begin_backward()
         self._in_backward = True
         private.after_backward(self._finish_backward)
         # As on a 2-D mesh: who sets a divisor divides the sum over all ranks by it.

@@ -76,6 +76,9 @@ class GpuReducer(BucketReducer):
             work.wait()
         return plain_future(work, buffer)
 
+    def begin_backward(self) -> None:
+        self._pending.clear()
+
     def finish_backward(self) -> None:
         pending, self._pending = self._pending, []
         # A question to the engine's thread costs two changes of threads: one for all but the last

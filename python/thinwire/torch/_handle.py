@@ -1,7 +1,7 @@
 """The state of the hook, and what the user holds."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from typing import Any
@@ -44,6 +44,8 @@ class Handle:
     A deep or pickled copy of the model does not exchange: its handle refuses every call.
     """
 
+    _maker = "compress()"
+
     def __init__(
         self,
         module: torch.nn.Module,
@@ -58,7 +60,7 @@ class Handle:
         chunks: int,
         process_group: dist.ProcessGroup | None,
     ) -> None:
-        parameters = dict(module.named_parameters())
+        parameters = {private.plain_name(n): p for n, p in module.named_parameters()}
         refuse_parameters(parameters)
         self._names = {id(parameter): name for name, parameter in parameters.items()}
         self._parameters = parameters
@@ -74,13 +76,26 @@ class Handle:
         self._plain_depth = 0
         self._steps = 0
         self._error: BaseException | None = None
+        self._closed = False
+        self._successor: Handle | None = None
+        """Who has taken this closed handle's place: DDP takes one hook in its life."""
+        self._step_ended = False
+        """Whether the last backward's step has been ended, before anybody could discard it."""
         self._choice: _auto.Choice | None = None
         self._probe = ResidualProbe(scaler)
         self._momentum: CodedMomentum | None = None
+        optimizer = _phases.unwrapped(optimizer)
         if isinstance(optimizer, AdamW | torch.optim.SGD):
             self._momentum = CodedMomentum(optimizer, scaler)
+        self._warm_up = _phases.WarmUp(
+            optimizer if self._size > 1 else None,
+            switch_at if self._size > 1 else None,
+            warn=self._rank == 0 and self._size > 1,
+        )
 
-        CodecRules("none" if codec == "auto" else codec, codecs)  # raises before anything is made
+        # Raises before anything is made.
+        rules = CodecRules("none" if codec == "auto" else codec, codecs)
+        rules.refuse_idle_patterns(self._sizes())
         self._reducer: BucketReducer | None = None
         if self._size > 1:
             # Its own, so that two models never share one; and made here, never inside a hook.
@@ -93,38 +108,42 @@ class Handle:
                 self._communicator = apart(self._parent)
                 make = HostReducer
             self._reducer = make(self._communicator, commit, non_finite, chunks, scaler)
+            settings = [("commit", commit), ("non_finite", non_finite), ("chunks", str(chunks))]
+            self._require_equal_rules(codec, rules, settings)
         if codec == "auto":
-            codec = self._choose()
-        self._target = codec
-        codec = _phases.first_codec(
-            codec,
-            optimizer,
-            switch_at,
-            lambda: self.set_codec(self._target),
-            warn=self._rank == 0 and self._size > 1,
-        )
-        self._rules = CodecRules(codec, codecs)
+            rules = rules.with_codec(self._choose())
+        self._warm_up.refuse_idle_switch(rules)
+        self._warm_up.begin(rules)
+        self._target = rules
+        self._rules = self._warm_up.current(rules)
+        """Those in force; asked for anew with each backward."""
+        self._said = self._rules.codec
         self._register: Callable[[], None] | None = None
-        self._say(f"{self._size} ranks, codec {codec}, {commit} residuals")
+        self._say(f"{self._size} ranks, codec {self._said}, {commit} residuals")
         close_at_exit(self)
 
     @property
     def codec(self) -> str:
         """The codec of parameters that no pattern names."""
-        return self._rules.codec
+        return self._warm_up.current(self._target).codec
 
     def set_codec(self, codec: str) -> None:
-        """On all ranks: another codec, from the next backward on. Residuals stay.
+        """Collective: another codec, from the next backward on. Residuals stay.
 
         What a parameter's new codec does not use of its residual (``none``) is kept for later.
+        Raises :class:`MismatchError` on every rank when ranks give different ones.
         """
-        self._rules = self._rules.with_codec(codec)
-        self._register_if_needed()
-        self._say(f"step {self._steps}: codec {self._rules.codec}")
+        rules = self._target.with_codec(codec)
+        self._require_equal_rules(rules.codec, rules)
+        self._adopt(rules)
+        self._say_codec()
 
     @contextmanager
     def plain(self) -> Iterator[None]:
-        """On all ranks: backwards inside it exchange as DDP without a hook does."""
+        """On all ranks: backwards inside it exchange as DDP without a hook does.
+
+        Nothing compares the ranks here: if one leaves it out, all wait for the others in vain.
+        """
         self._plain_depth += 1
         try:
             yield
@@ -134,10 +153,17 @@ class Handle:
     def discard_step(self) -> None:
         """On all ranks, after a backward whose gradients are not used: residuals go back.
 
-        Needs ``commit="double"``. A step in which any rank had NaN or Inf needs no call.
+        Needs ``commit="double"``. A step in which any rank had NaN or Inf needs no call. Raises
+        InvalidArgument when the step has ended: ``non_finite="raise"`` ends it in the backward,
+        :meth:`state_dict` does too.
         """
         if self._commit != "double":
             raise Unsupported("discard_step() needs residuals in two versions: commit='double'")
+        if self._step_ended:
+            raise InvalidArgument(
+                f"rank {self._rank}: discard_step() comes too late, this step's residuals count "
+                "already: non_finite='raise', state_dict() or another discard_step() has ended it"
+            )
         self._end_step(found_inf=True)
 
     def metrics(self) -> dict[str, Any]:
@@ -206,8 +232,8 @@ class Handle:
             lines.append("one rank: nothing is exchanged")
         if self._choice is not None:
             lines.append(str(self._choice))
-        if self._target != self.codec == _phases.WARM_UP:
-            lines.append(f"{self._target} when the optimizer freezes its second moment")
+        if self._target is not self._warm_up.current(self._target):
+            lines.append(f"{self._target.codec} when the optimizer freezes its second moment")
         metrics = self.metrics()
         for number, bucket in enumerate(metrics["buckets"]):
             ratio = bucket["plain_wire_bytes"] / max(1, bucket["wire_bytes"])
@@ -229,16 +255,16 @@ class Handle:
         if self._reducer is not None:
             self._end_step()
             worker, server = self._reducer.residuals()
-        own = {"worker": _state.pack(worker), "server": _state.pack(server)}
+        own = _state.PackedResiduals(_state.pack(worker), _state.pack(server))
         return {
             "version": _state.VERSION,
             "ranks": self._size,
-            "codec": self.codec,
+            "codec": self._target.codec,
             "residuals": {f"rank{self._rank}": own},
         }
 
     def load_state_dict(self, state: Mapping[str, Any], *, residuals: str = "per_rank") -> None:
-        """On all ranks: goes on from a saved state, also in the codec that it was saved under.
+        """Collective: goes on from a saved state, also in the codec that it was saved under.
 
         ``residuals``: ``per_rank`` (each its own; as many ranks as saved: training then goes on
         bitwise), ``mean`` (any number of ranks, from all ranks' states, see
@@ -247,15 +273,24 @@ class Handle:
         Raises FormatError or InvalidArgument, and then changes nothing.
         """
         worker, server = _state.read(state, residuals, self._rank, self._size, self._sizes())
-        rules = self._rules.with_codec(str(state.get("codec")))
+        rules = self._target.with_codec(str(state.get("codec")))
+        self._require_equal_rules(rules.codec, rules)
+        self._adopt(rules)
         if self._reducer is not None:
             self._end_step()
             self._reducer.restore(worker, server)
-        self._rules = rules
-        self._register_if_needed()
+
+    @property
+    def replaceable(self) -> bool:
+        """Whether another handle may take this one's place as the model's hook."""
+        return self._closed
 
     def close(self) -> None:
-        """Ends the engine's thread. Done at exit by itself."""
+        """Ends the engine's thread; done at exit by itself.
+
+        The model then trains as plain DDP, and :func:`compress` may be called on it again.
+        """
+        self._closed = True
         if self._reducer is not None:
             self._reducer.close()
             self._communicator.close()
@@ -272,24 +307,44 @@ class Handle:
         Until then DDP exchanges as it does by itself: a hook costs it Python for each bucket.
         """
         self._register = register
-        self._register_if_needed()
+        self._register_if_needed(self._target)
 
-    def _register_if_needed(self) -> None:
-        if self._register is None or self._rules.leave_plain(self._parameters):
+    def _register_if_needed(self, rules: CodecRules) -> None:
+        if self._register is None or rules.leave_plain(self._parameters):
             return
-        register, self._register = self._register, None
-        register()
+        self._register()
+        self._register = None
+
+    def _adopt(self, rules: CodecRules) -> None:
+        """All or nothing."""
+        self._register_if_needed(rules)
+        self._warm_up.begin(rules)
+        self._target = rules
+        self._rules = self._warm_up.current(rules)
+
+    def _require_equal_rules(
+        self, codec: str, rules: CodecRules, more: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        if self._reducer is not None:
+            fields = [("codec", codec), ("codecs", str(rules.patterns)), *more]
+            self._communicator.require_equal(f"rank {self._rank}: {self._maker}", fields)
 
     def _reduce(self, bucket: private.GradBucket) -> Future:
         """The hook: runs on autograd's thread as a bucket's gradients become ready."""
         buffer = bucket.buffer()
         if self._reducer is None:
             return _completed(buffer)
+        if self._successor is not None:
+            return self._successor._reduce(bucket)
+        if self._closed:
+            return self._reducer.submit_plain(buffer, self._group)
         try:
-            if bucket.index() == 0:
+            if bucket.is_last():
+                # Not with the first: under reentrant checkpointing that comes in a backward of its
+                # own, which ends before the others have come.
                 private.after_backward(self._finish_backward)
-                self._end_step()
-                self._probe.begin(self._worker_residuals)
+            if bucket.index() == 0:
+                self._begin_backward()
             named = self._named(bucket)
             if self._travels_plain(named, buffer):
                 future = self._reducer.submit_plain(buffer, self._group)
@@ -344,6 +399,16 @@ class Handle:
             or all(self._rules.codec_of(name, p) == "none" for name, p in named)
         )
 
+    def _begin_backward(self) -> None:
+        assert self._reducer is not None
+        self._error = None  # of a backward that was broken off
+        self._end_step()
+        self._step_ended = False
+        self._reducer.begin_backward()
+        self._rules = self._warm_up.current(self._target)
+        self._say_codec()
+        self._probe.begin(self._worker_residuals)
+
     def _finish_backward(self) -> None:
         """After DDP's own finalizer: raises what went wrong."""
         assert self._reducer is not None
@@ -363,6 +428,7 @@ class Handle:
 
     def _end_step(self, found_inf: bool = False) -> None:
         if self._reducer is not None:
+            self._step_ended = self._step_ended or self._reducer.step_open
             self._reducer.end_step(found_inf)
             self._probe.end(self._worker_residuals, kept=not found_inf)
 
@@ -383,6 +449,11 @@ class Handle:
         self._say(str(self._choice))
         return self._choice.codec
 
+    def _say_codec(self) -> None:
+        if self._rules.codec != self._said:
+            self._said = self._rules.codec
+            self._say(f"step {self._steps}: codec {self._said}")
+
     def _say(self, text: str) -> None:
         if self._rank == 0:
             logger.info("%s", text)
@@ -390,6 +461,8 @@ class Handle:
 
 class DetachedHandle:
     """In place of a handle in a copy of a model: the copy trains as plain DDP, if at all."""
+
+    replaceable = True
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

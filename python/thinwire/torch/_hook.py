@@ -13,7 +13,8 @@ from thinwire.errors import Unsupported
 from thinwire.torch._handle import Handle
 from thinwire.torch._refusals import refuse_join, refuse_model, refuse_second_hook
 
-_compressed: "weakref.WeakSet[DistributedDataParallel]" = weakref.WeakSet()
+_handles: "weakref.WeakKeyDictionary[DistributedDataParallel, Handle]"
+_handles = weakref.WeakKeyDictionary()
 
 # torch looks at this signature: a plain function, annotated with real types or not at all.
 
@@ -48,7 +49,8 @@ def compress(
     does not run under, naming it.
     """
     ddp: DistributedDataParallel = refuse_model(model)
-    if ddp in _compressed:
+    previous = _handles.get(ddp)
+    if previous is not None and not previous.replaceable:
         raise Unsupported("compress() was called on this model already; its handle has set_codec()")
     handle, hook = ddp_hook(
         ddp.module,
@@ -60,13 +62,23 @@ def compress(
         **options,
     )
 
+    weak = weakref.ref(ddp)  # the handle is DDP's, not the other way round
+
     def register() -> None:
+        ddp = weak()
+        assert ddp is not None
         refuse_second_hook(ddp)
+        for _, state in private.hooks(ddp):
+            if isinstance(state, Handle):  # closed
+                state._successor = handle
+                return
+        private.forget_hooks(ddp)
         ddp.register_comm_hook(handle, hook)
 
     handle._register_when_coded(register)
-    _compressed.add(ddp)
-    ddp.register_forward_pre_hook(refuse_join)
+    _handles[ddp] = handle
+    if previous is None:
+        ddp.register_forward_pre_hook(refuse_join)
     return handle
 
 

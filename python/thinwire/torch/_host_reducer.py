@@ -44,6 +44,9 @@ class HostReducer(BucketReducer):
         buffer.mul_(1.0 / self._ranks)
         return plain_future(dist.all_reduce(buffer, group=group, async_op=True), buffer)
 
+    def begin_backward(self) -> None:
+        self._submitted.clear()
+
     def finish_backward(self) -> None:
         """Nothing is held back here."""
 

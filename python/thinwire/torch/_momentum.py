@@ -75,7 +75,14 @@ class CodedMomentum:
         if loss_scale is not None:
             torch._foreach_mul_(shares, loss_scale.to(shares[0].device))
         torch._foreach_add_(chosen, shares)
-        return lambda: torch._foreach_sub_(chosen, shares)
+
+        def subtract() -> None:
+            for share in shares:
+                if share.is_cuda:  # of autograd's stream, and freed when this has been called
+                    share.record_stream(torch.cuda.current_stream(share.device))
+            torch._foreach_sub_(chosen, shares)
+
+        return subtract
 
     def _factor(self, parameter: Tensor) -> float:
         """Its c; below 0 if the optimizer maximizes, whose m is that of -g; 0 for a stranger."""

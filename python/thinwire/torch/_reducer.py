@@ -68,6 +68,15 @@ class BucketReducer(ABC):
     def submit_plain(self, buffer: torch.Tensor, group: dist.ProcessGroup) -> Future:
         """The same without coding, by torch's own collective: what DDP does without a hook."""
 
+    @property
+    def step_open(self) -> bool:
+        """Whether something has been submitted since the last end_step."""
+        return self._step_open
+
+    @abstractmethod
+    def begin_backward(self) -> None:
+        """Forgets what an earlier backward, broken off, has left."""
+
     @abstractmethod
     def finish_backward(self) -> None:
         """Every bucket of this backward has been submitted."""
@@ -88,6 +97,7 @@ class BucketReducer(ABC):
         self._engine.abort(reason)
 
     def close(self) -> None:
+        self._buckets.clear()
         self._engine.close()
 
     def buckets(self) -> list[Bucket]:

@@ -35,10 +35,11 @@ def refuse_model(model: object) -> DistributedDataParallel:
 
 
 def refuse_second_hook(ddp: DistributedDataParallel) -> None:
-    if names := private.hook_names(ddp):
-        raise Unsupported(
-            f"this DDP model has a communication hook already ({names[0]}), and DDP takes one"
-        )
+    for name, state in private.hooks(ddp):
+        if not getattr(state, "replaceable", False):
+            raise Unsupported(
+                f"this DDP model has a communication hook already ({name}), and DDP takes one"
+            )
 
 
 def refuse_parameters(parameters: dict[str, torch.nn.Parameter]) -> None:

@@ -1,15 +1,31 @@
 """Residuals as a state_dict, and back: checked, since a file may be foreign or cut short."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from thinwire.errors import FormatError, InvalidArgument
 
-VERSION = 1
+VERSION = 2
 Residuals = list[tuple[str, int, torch.Tensor]]
 """Name of the parameter, offset in it, values."""
+
+
+@dataclass
+class PackedResiduals:
+    """What one rank remembers, each side as :func:`pack` gives it.
+
+    No dict, so that torch.distributed.checkpoint takes it as one object and loads it into a state
+    that holds nothing yet, as that of a new handle; torch.load takes it with weights_only too.
+    """
+
+    worker: dict[str, dict[str, torch.Tensor]]
+    server: dict[str, dict[str, torch.Tensor]]
+
+
+torch.serialization.add_safe_globals([PackedResiduals])
 
 
 def pack(residuals: Residuals) -> dict[str, dict[str, torch.Tensor]]:
@@ -98,11 +114,12 @@ def of_shard(state: Any, shard: int, shards: int, residuals: str, where: str) ->
 def _of_rank(
     by_rank: Mapping[str, Any], rank: int, sizes: Mapping[str, int], where: str
 ) -> tuple[Residuals, Residuals]:
-    own = _mapping(by_rank[f"rank{rank}"], where)
-    worker, server = own.get("worker"), own.get("server")
+    own = by_rank[f"rank{rank}"]
+    if not isinstance(own, PackedResiduals):
+        raise FormatError(f"{where}: a {type(own).__name__} stands where residuals should")
     return (
-        unpack(worker, sizes, f"{where}, worker of rank {rank}"),
-        unpack(server, sizes, f"{where}, server of rank {rank}"),
+        unpack(own.worker, sizes, f"{where}, worker of rank {rank}"),
+        unpack(own.server, sizes, f"{where}, server of rank {rank}"),
     )
 
 

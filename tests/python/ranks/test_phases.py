@@ -150,3 +150,81 @@ def test_without_a_rule_it_warns_once_with_the_gap():
             thinwire.torch.compress(model, "sign")
     else:
         thinwire.torch.compress(model, "sign")
+
+
+def test_patterns_warm_up_too():
+    model = make_model()
+    optimizer = thinwire.torch.AdamW(model.parameters(), lr=1e-3)
+    handle = thinwire.torch.compress(
+        model, "int8", optimizer=optimizer, switch_at=2, codecs={"hidden.weight": "sign"}
+    )
+
+    def codecs():
+        return {codec for bucket in handle.metrics()["buckets"] for codec in bucket["codecs"]}
+
+    train(model, range(2), optimizer)
+    assert codecs() == {"none", "int8", "bf16"}
+    train(model, range(2, 4), optimizer)
+    assert codecs() == {"none", "int8", "sign"}
+    assert same_on_ranks(model)
+
+
+def test_set_codec_in_the_warm_up_is_what_comes_after_it():
+    model = make_model()
+    optimizer = thinwire.torch.AdamW(model.parameters(), lr=1e-3)
+    handle = thinwire.torch.compress(model, "sign", optimizer=optimizer, switch_at=3)
+    train(model, range(1), optimizer)
+    handle.set_codec("topk:0.1")
+    assert handle.codec == "bf16"
+    train(model, range(1, 4), optimizer)
+    assert handle.codec == "topk:0.1"
+    handle.set_codec("int8")
+    train(model, range(4, 5), optimizer)
+    assert handle.codec == "int8"
+
+
+def test_an_optimizer_frozen_by_its_state_ends_the_warm_up():
+    model = make_model()
+    optimizer = thinwire.torch.AdamW(model.parameters(), lr=1e-3, freeze=2)
+    train(model, range(3), optimizer)
+    other = make_model()
+    fresh = thinwire.torch.AdamW(other.parameters(), lr=1e-3)
+    handle = thinwire.torch.compress(other, "sign", optimizer=fresh)
+    assert handle.codec == "bf16"
+    fresh.load_state_dict(optimizer.state_dict())
+    train(other, range(3, 4), fresh)
+    assert handle.codec == "sign"
+
+
+class Wrapper(torch.optim.Optimizer):
+    """As trainers have it: an optimizer that holds another."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def step(self, closure=None):
+        return self.optimizer.step(closure)
+
+
+def test_an_optimizer_in_a_wrapper_counts():
+    model = make_model()
+    optimizer = thinwire.torch.AdamW(model.parameters(), lr=1e-3)
+    handle = thinwire.torch.compress(model, "sign", optimizer=Wrapper(optimizer), switch_at=1)
+    assert handle.codec == "bf16"
+    train(model, range(2), optimizer)
+    assert handle.codec == "sign"
+
+
+@pytest.mark.parametrize("switch_at", [0, -5, 2.5, "soon"])
+def test_a_switch_that_is_no_step_is_refused(switch_at):
+    model = make_model()
+    optimizer = thinwire.torch.AdamW(model.parameters())
+    with pytest.raises(thinwire.InvalidArgument, match="switch_at="):
+        thinwire.torch.compress(model, "sign", optimizer=optimizer, switch_at=switch_at)
+
+
+def test_a_switch_without_an_optimizer_that_freezes_is_refused():
+    model = make_model()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(thinwire.InvalidArgument, match=r"optimizer= is a SGD"):
+        thinwire.torch.compress(model, "sign", optimizer=sgd, switch_at=5)
