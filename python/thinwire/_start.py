@@ -62,8 +62,9 @@ def over_nccl(host: Communicator, device: int | None = None) -> "_core.Communica
     """Collective: the same ranks over NCCL, on a GPU (torch's current one)."""
     if not _core.build_info()["nccl"]:
         raise Unsupported(
-            "this thinwire was built without CUDA and NCCL, so it has no transport 'nccl': "
-            "install it again where nvcc is (pip says in its last line what it found)"
+            "this thinwire has no GPU part, so it has no transport 'nccl': install it again where "
+            "nvcc and nccl.h are (NCCL_HOME: the folder of NCCL; 'pip install -v' and "
+            "thinwire.build_info() say what was found; docs/pytorch.md)"
         )
     import torch
 

@@ -45,5 +45,8 @@ def other_device_hint(device_type: str) -> str:
     if device_type != "cuda":
         return "; thinwire takes tensors on CPUs and NVIDIA GPUs"
     if not _core.build_info()["nccl"]:
-        return "; this thinwire was built without CUDA: install it again where nvcc is"
+        return (
+            "; this thinwire has no GPU part: install it again where nvcc and nccl.h (NCCL_HOME) "
+            "are, see docs/pytorch.md"
+        )
     return "; thinwire.init(transport='nccl') makes one for the current GPU's tensors"
