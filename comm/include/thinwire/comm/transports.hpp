@@ -25,10 +25,16 @@ struct MpiOptions {
   bool one_thread = false;
 };
 
-/// MPI_COMM_WORLD, duplicated. Initialises MPI if the caller has not (MPI_THREAD_MULTIPLE where
-/// given) and then finalises it at exit. Loads libthinwire_mpi.so (THINWIRE_MPI_MODULE, or beside
-/// libthinwire.so). Collective. Throws TransportError naming the file and the way out if it is
-/// missing, TimeoutError if a rank does not come.
+/// MPI_COMM_WORLD, duplicated: the ranks are its. Initialises MPI if the caller has not
+/// (MPI_THREAD_MULTIPLE where given) and then finalises it at exit. Loads libthinwire_mpi.so
+/// (THINWIRE_MPI_MODULE, or beside libthinwire.so). Collective. Throws TransportError naming the
+/// file and the way out if it is missing, TimeoutError if a rank does not come.
+///
+/// A caller that initialises MPI itself asks for MPI_THREAD_SERIALIZED at least, because an Engine
+/// calls MPI on a thread of its own (with less it throws TransportError); and for
+/// MPI_THREAD_MULTIPLE if it makes MPI calls of its own between submit and end_step, or at all
+/// while a communicator of GPUs stands on this one. It destroys engines and communicators before
+/// MPI_Finalize, and after an abort leaves without MPI_Finalize.
 ///
 /// After an abort MPI is not finalised, because MPI_Finalize waits for ranks that may be dead; when
 /// a transfer into a buffer could not be cancelled, no MPI call is made any more in this process.
