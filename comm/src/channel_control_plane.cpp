@@ -104,12 +104,12 @@ void ChannelControlPlane::post_abort(const AbortNotice& notice) noexcept {
   try {
     const std::scoped_lock lock{mutex_};
     if (notice_) return;
-    end(notice);
-    broadcast(make_abort_letter(notice));
+    end(notice, rank_);
+    broadcast(make_abort_letter(*notice_));
     if (parent_ == nullptr || !tied_) return;
+    const int culprit = notice_->culprit;
     parent_->post_abort(
-        {notice.culprit < 0 ? -1 : members_[static_cast<std::size_t>(notice.culprit)],
-         notice.reason});
+        {culprit < 0 ? -1 : members_[static_cast<std::size_t>(culprit)], notice_->reason});
   } catch (const std::exception& error) {  // peers then find out by their own time-outs
     log(LogLevel::error, fmt::format("the abort notice could not be sent: {}", error.what()));
   }
@@ -122,6 +122,14 @@ std::optional<AbortNotice> ChannelControlPlane::abort_notice() {
     if (notice_) return notice_;
   }
   return notice_of_parent();
+}
+
+int ChannelControlPlane::lost_rank() {
+  {
+    const std::scoped_lock lock{mutex_};
+    if (notice_) return notice_->culprit == teller_ ? -1 : notice_->culprit;
+  }
+  return parent_ == nullptr ? -1 : place_of_member(parent_->lost_rank());
 }
 
 std::optional<AbortNotice> ChannelControlPlane::notice_of_parent() {
@@ -213,7 +221,7 @@ void ChannelControlPlane::take_letter(const ControlChannel::Letter& letter) {
       round(number)[static_cast<std::size_t>(letter.from)] = text;
       return;
     case Kind::abort:
-      if (!notice_) end({static_cast<int>(number), std::string{text}});
+      if (!notice_) end({static_cast<int>(number), std::string{text}}, letter.from);
       return;
     case Kind::wait:
       reports_.take(letter.from, decode_wait_report(text, size_),
@@ -228,8 +236,10 @@ void ChannelControlPlane::take_letter(const ControlChannel::Letter& letter) {
                   static_cast<int>(letter.text[0]), number, letter.from)};
 }
 
-void ChannelControlPlane::end(const AbortNotice& notice) {
+void ChannelControlPlane::end(const AbortNotice& notice, int teller) {
   notice_ = notice;
+  teller_ = teller;
+  if (notice.culprit >= size_) notice_->culprit = -1;  // of another communicator
   channel_->ended();
 }
 

@@ -38,6 +38,10 @@ class ChannelControlPlane final : public ControlPlane {
   /// The rank goes on. Does nothing unless something was reported.
   void end_wait();
 
+  /// After an abort: the rank that another one has blamed, which may not know of it; -1 if the
+  /// culprit has told it itself.
+  int lost_rank();
+
   /// Whom to name when a wait for `late` has timed out. Does not block.
   Blame blame(const std::vector<int>& late);
 
@@ -47,7 +51,7 @@ class ChannelControlPlane final : public ControlPlane {
 
   void read_letters();
   void take_letter(const ControlChannel::Letter& letter);
-  void end(const AbortNotice& notice);
+  void end(const AbortNotice& notice, int teller);
   Round& round(std::uint64_t number);
   std::vector<int> missing(std::uint64_t number);
   void broadcast(std::string_view text);
@@ -66,6 +70,7 @@ class ChannelControlPlane final : public ControlPlane {
   std::mutex mutex_;  // guards what follows
   std::unique_ptr<ControlChannel> channel_;
   std::optional<AbortNotice> notice_;
+  int teller_ = -1;                        // the rank whose notice it is
   std::map<std::uint64_t, Round> rounds_;  // begun and not yet returned
   std::uint64_t next_round_ = 0;
   WaitReports reports_;

@@ -182,6 +182,8 @@ void CollectiveWork::fail(std::exception_ptr error) noexcept {
   AbortNotice notice{context_.transport.rank(), "unknown error"};
   try {
     std::rethrow_exception(error);
+  } catch (const AbortedError& e) {
+    notice = {e.peer, e.what()};  // -1: a rank that is not of this communicator
   } catch (const TransportError& e) {
     notice = {e.peer < 0 ? context_.transport.rank() : e.peer, e.what()};
   } catch (const std::exception& e) {
@@ -189,6 +191,10 @@ void CollectiveWork::fail(std::exception_ptr error) noexcept {
   } catch (...) {
   }
   context_.control.post_abort(notice);
+  const int lost = context_.control.lost_rank();
+  for (const auto& pending : pending_) {
+    if (lost >= 0 && pending.transfer.peer == lost) pending.request->lose_peer();
+  }
   pending_.clear();
 }
 

@@ -21,7 +21,8 @@ void require_equal_plans(Communicator& communicator, std::span<const compress::P
                          Algorithm algorithm, Timeout timeout);
 
 /// Ends these communicators on every rank because of `error`: its peer is the culprit where it
-/// names one, else this rank. Never throws.
+/// names one, nobody of them where another communicator's abort was the reason, else this rank.
+/// Never throws.
 void abort_all(std::exception_ptr error,
                std::initializer_list<Communicator*> communicators) noexcept;
 

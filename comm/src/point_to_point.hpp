@@ -24,6 +24,9 @@ class Request {
   /// Makes progress; true once complete, and it is not asked again then. Throws TransportError, or
   /// UnexpectedSize from a receive.
   virtual bool test() = 0;
+
+  /// The peer does not answer any more, and may not know that the communicator has ended.
+  virtual void lose_peer() {}
 };
 
 using RequestHandle = std::unique_ptr<Request>;
@@ -49,7 +52,7 @@ struct Split {
   int color;
   int place = 0;             ///< this rank's number among the members
   std::vector<int> members;  ///< ranks of the color; empty for a color below 0
-  int number = 0;            ///< the highest split_number() of the members
+  int number = 0;            ///< the one that take_split_number() of the members has been given
 
   std::function<void()> waiting;  ///< called now and then: tells the others
   std::function<void()> late;     ///< when the time is over: throws, and names who has not come
@@ -69,8 +72,8 @@ class PointToPoint {
   virtual std::string_view name() const = 0;
 
   /// `peer` is never this rank. A size of 0 is a message too.
-  virtual RequestHandle isend(ConstByteView data, int peer, int tag) = 0;
-  virtual RequestHandle irecv(ByteView data, int peer, int tag) = 0;
+  virtual RequestHandle isend(ConstByteView, int /*peer*/, int /*tag*/) { return nullptr; }
+  virtual RequestHandle irecv(ByteView, int /*peer*/, int /*tag*/) { return nullptr; }
 
   /// Whether iallreduce is the transport's own; if not, the library's over isend and irecv is
   /// taken.
@@ -79,14 +82,19 @@ class PointToPoint {
   virtual RequestHandle iallreduce(ConstTensorView, TensorView, ReduceOp) { return nullptr; }
 
   /// Whether the transport knows no messages between two ranks, but exchanges among all: then the
-  /// messages of a step go in one iexchange, every rank has as many steps, and isend and irecv
-  /// throw.
+  /// messages of a step go in one iexchange, every rank has as many steps, and isend and irecv are
+  /// not called.
   virtual bool exchanges_steps() const { return false; }
   /// The messages of one step, complete together. Two between the same ranks keep their order.
   virtual RequestHandle iexchange(std::span<const Transfer>) { return nullptr; }
 
-  /// What this rank proposes to its next split, where a transport needs a number for that.
+  /// What this rank proposes to its next split, where a transport needs a number for that; it is
+  /// above 0 then, on every rank.
   virtual int split_number() { return 0; }
+  /// Takes the number that the ranks of a split have agreed in, if it needs one for so many
+  /// members; false if another split of this process has taken it meanwhile: the ranks have to
+  /// agree again.
+  virtual bool take_split_number(int /*number*/, std::size_t /*members*/) { return true; }
   /// Collective, after all ranks have agreed in it: the transport among the ranks of one color. A
   /// rank of a color below 0 calls it too, and gets nothing.
   virtual struct Endpoint split(const Split& split) = 0;

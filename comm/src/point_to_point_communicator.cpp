@@ -7,7 +7,7 @@
 #include <exception>
 #include <functional>
 
-#include "host_group.hpp"
+#include "thinwire/core/config.hpp"
 #include "thinwire/core/error.hpp"
 
 namespace thinwire::comm {
@@ -207,10 +207,18 @@ WorkHandle PointToPointCommunicator::broadcast(ByteView data, int root, StreamVi
   return start(std::move(recipe));
 }
 
+void PointToPointCommunicator::expect_messages(std::string_view operation) const {
+  THINWIRE_EXPECTS(!transport_->exchanges_steps(), TransportError,
+                   fmt::format("rank {}: {}: this communicator stands on a group that has "
+                               "collectives alone; use MPI or NCCL for messages between two ranks",
+                               rank(), operation));
+}
+
 WorkHandle PointToPointCommunicator::send(ConstByteView data, int to, StreamView) {
   THINWIRE_EXPECTS(to >= 0 && to < size() && to != rank(), InvalidArgument,
                    fmt::format("send: rank {} of {} cannot send to rank {}", rank(), size(), to));
   expect_host("send", "data", data, data.size);
+  expect_messages("send");
   auto recipe = single(fmt::format("send of {} bytes to rank {}", data.size, to));
   recipe.steps.push_back(
       {{{Transfer::Way::send, to, const_cast<std::byte*>(data.data), data.size}}, {}, {}});
@@ -222,6 +230,7 @@ WorkHandle PointToPointCommunicator::recv(ByteView data, int from, StreamView) {
       from >= 0 && from < size() && from != rank(), InvalidArgument,
       fmt::format("recv: rank {} of {} cannot receive from rank {}", rank(), size(), from));
   expect_host("recv", "data", data, data.size);
+  expect_messages("recv");
   auto recipe = single(fmt::format("recv of {} bytes from rank {}", data.size, from));
   recipe.steps.push_back({{{Transfer::Way::receive, from, data.data, data.size}}, {}, {}});
   return start(std::move(recipe));
@@ -233,8 +242,28 @@ WorkHandle PointToPointCommunicator::barrier() {
   return start(std::move(recipe));
 }
 
+SplitGroup PointToPointCommunicator::agree(int color, int key) {
+  for (;;) {
+    const int proposal = transport_->split_number();
+    auto group = agree_on_split(control_, color, key, proposal);
+    if (proposal == 0) return group;
+    // Another thread may be splitting another communicator of some of these ranks.
+    bool taken = true;
+    try {
+      if (!group.members.empty()) {
+        taken = transport_->take_split_number(group.number, group.members.size());
+      }
+    } catch (const std::exception& error) {
+      control_.post_abort({rank(), error.what()});  // the others wait for the answer
+      throw;
+    }
+    const auto answers = control_.all_gather(taken ? "taken" : "again", config().timeout);
+    if (std::find(answers.begin(), answers.end(), "again") == answers.end()) return group;
+  }
+}
+
 std::unique_ptr<Communicator> PointToPointCommunicator::split(int color, int key) {
-  auto [members, number] = agree_on_split(control_, color, key, transport_->split_number());
+  auto [members, number] = agree(color, key);
   const auto place = std::find(members.begin(), members.end(), rank()) - members.begin();
   auto endpoint = transport_->split(
       with_wait({std::max(color, -1), static_cast<int>(place), members, number, {}, {}}));

@@ -2,6 +2,7 @@
 
 #include "channel_control_plane.hpp"
 #include "collectives.hpp"
+#include "host_group.hpp"
 #include "thinwire/comm/communicator.hpp"
 
 namespace thinwire::comm {
@@ -43,6 +44,8 @@ class PointToPointCommunicator final : public Communicator {
   Recipe collective(std::string_view name, std::size_t bytes);
   Recipe single(std::string name);
   WorkHandle start(Recipe recipe);
+  void expect_messages(std::string_view operation) const;
+  SplitGroup agree(int color, int key);
   /// The split, with what its transport does while it waits for members that do not come.
   Split with_wait(Split split);
 

@@ -15,7 +15,8 @@ constexpr std::uint32_t known_flags = flag_non_finite | flag_zeroed;
 [[noreturn]] void refuse(int peer, std::string_view field, std::string_view found,
                          std::string_view expected) {
   throw FormatError{
-      fmt::format("payload from rank {}: {} is {}, expected {}", peer, field, found, expected)};
+      fmt::format("payload from rank {}: {} is {}, expected {}", peer, field, found, expected),
+      peer};
 }
 
 template <typename Number>

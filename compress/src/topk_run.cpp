@@ -40,7 +40,8 @@ float TopkRun::value(std::int64_t entry) const {
 void TopkRun::check(int peer) const {
   const auto refuse = [&](std::int64_t block, std::string_view what) {
     throw FormatError{fmt::format("payload from rank {}: topk block {} of {}: {}", peer, block,
-                                  parts_.blocks, what)};
+                                  parts_.blocks, what),
+                      peer};
   };
   if (word(0) != 0 && word(0) != topk_non_finite) refuse(0, "first entry is not entry 0");
   for (std::int64_t block = 0; block < parts_.blocks; ++block) {

@@ -27,6 +27,8 @@ MismatchError::MismatchError(std::string_view context, std::string_view field_,
       theirs{theirs_},
       peer{peer_} {}
 
+FormatError::FormatError(const std::string& message, int peer_) : Error{message}, peer{peer_} {}
+
 TransportError::TransportError(const std::string& message, int peer_)
     : Error{message}, peer{peer_} {}
 

@@ -1,6 +1,9 @@
 // fault_ranks KIND OPERATION PHASE: ranks under mpirun that lose one of them; see check_faults.
-// Operation "split": it has agreed with the others in a split, and dies before it is made.
-// Each says what it came to: "rank 0 finished", "rank 0 raised an error naming rank 2: ...".
+// Operation "split": it has agreed with the others in a split, and dies before it is made; "send":
+// it stalls while it receives a large message. Each says what it came to: "rank 0 finished", "rank
+// 0 raised an error naming rank 2: ...".
+
+#include <sys/mman.h>
 
 #include <csignal>
 #include <cstdio>
@@ -44,6 +47,49 @@ void call_split(Communicator& world, const std::string& kind) {
   world.split(0, world.rank());
 }
 
+/// Memory that a late reader dies of.
+class Mapped {
+ public:
+  explicit Mapped(std::size_t size) : size_{size} {
+    data_ = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data_ == MAP_FAILED) throw std::runtime_error{"mmap failed"};
+  }
+  ~Mapped() { munmap(data_, size_); }
+  Mapped(const Mapped&) = delete;
+  Mapped& operator=(const Mapped&) = delete;
+
+  ByteView view() const { return {static_cast<std::byte*>(data_), size_}; }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t size_;
+};
+
+/// Rank 0's message has found its receive when rank 2 stalls: MPI still wants to read it when the
+/// time is over and its memory is gone.
+void call_send(Communicator& world) {
+  const auto comm = world.split(0, world.rank());
+  try {
+    const Mapped data{std::size_t{192} << 20};
+    if (world.rank() == 0) {
+      comm->send(data.view(), lost)->wait(limit);
+    } else if (world.rank() == lost) {
+      const auto work = comm->recv(data.view(), 0);
+      for (int i = 0; i < 6; ++i) work->test();
+      std::this_thread::sleep_for(4 * limit);
+      work->wait(limit);
+    } else {
+      comm->barrier()->wait(2 * limit);
+    }
+  } catch (const TransportError&) {
+    try {  // what drives MPI on
+      world.barrier()->wait(limit);
+    } catch (const TransportError&) {
+    }
+    throw;
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -55,6 +101,7 @@ int main(int argc, char** argv) {
     const auto world = make_mpi_communicator();
     rank = world->rank();
     if (in_split) call_split(*world, argv[1]);
+    if (argv[2] == std::string{"send"}) call_send(*world);
     const auto comm = inject_faults(*world, {{.kind = parse_fault_kind(argv[1]),
                                               .rank = lost,
                                               .operation = argv[2],

@@ -100,6 +100,18 @@ void on_ranks(int ranks, const std::function<void(Communicator&)>& body) {
   });
 }
 
+namespace {
+
+TEST(CallbackTransport, SendAndRecv_AreRefused) {
+  on_ranks(2, [](Communicator& comm) {
+    std::byte data{};
+    EXPECT_THROW(comm.send({&data, 1}, 1 - comm.rank()), TransportError);
+    EXPECT_THROW(comm.recv({&data, 1}, 1 - comm.rank()), TransportError);
+    comm.barrier()->wait(patience);
+  });
+}
+
+}  // namespace
 }  // namespace thinwire::comm::testing
 
 int main(int argc, char** argv) {

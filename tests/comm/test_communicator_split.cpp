@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 
 #include <stdexcept>
+#include <thread>
 
 #include "ranks.hpp"
 #include "thinwire/core/error.hpp"
@@ -103,6 +104,70 @@ TEST_P(Split, AbortOfTheParent_EndsTheChildToo) {
       EXPECT_THAT(error.what(), ::testing::HasSubstr("the disk is full"));
       EXPECT_THAT(error.what(), ::testing::HasSubstr("is rank 0"));
     }
+  });
+}
+
+TEST_P(Split, AbortOfTheParentByAnOutsider_BlamesNoMember) {
+  on_all([](Communicator& comm) {
+    if (comm.size() < 3) return;
+    const int outsider = comm.size() - 1;
+    const auto child = comm.split(comm.rank() == outsider ? -1 : 0, comm.rank());
+    if (comm.rank() == outsider) {
+      comm.abort("the disk is full");
+      return;
+    }
+    // The last to look finds what the others have told in the child already.
+    if (comm.rank() == 0) std::this_thread::sleep_for(short_wait);
+    const auto error = error_of<AbortedError>([&] {
+      for (;;) child->barrier()->wait(patience);
+    });
+    EXPECT_EQ(error.peer, -1) << error.what();
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("the disk is full"));
+  });
+}
+
+TEST_P(Split, AbortThatNamesARankOfNobody_NamesNobody) {
+  on_all([](Communicator& comm) {
+    if (comm.size() < 2) return;
+    const auto lane = comm.split(0, comm.rank());
+    lane->control().tie_to_parent();
+    if (comm.rank() == 1) lane->abort("the wire is cut", 70000);  // a rank of a larger communicator
+    const auto error = error_of<AbortedError>([&] {
+      for (;;) comm.control().all_gather("", patience);
+    });
+    EXPECT_EQ(error.peer, -1);
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("the wire is cut"));
+  });
+}
+
+TEST_P(Split, OfTwoByTwoThreads_DoNotMix) {
+  on_all([](Communicator& comm) {
+    if (comm.size() < 3) return;
+    const bool member = comm.rank() + 1 < comm.size();
+    const auto first = comm.split(member ? 0 : -1, comm.rank());
+    const auto second = comm.split(member ? 0 : -1, comm.rank());
+    for (int round = 0; member && round < 3; ++round) {
+      std::unique_ptr<Communicator> of_first, of_second;
+      // All but one rank: such a split shares its transport with its parent.
+      const int color = comm.rank() == 0 && comm.size() > 3 ? -1 : 0;
+      std::thread other{[&] { of_second = second->split(color, comm.rank()); }};
+      of_first = first->split(color, comm.rank());
+      other.join();
+      if (color < 0) continue;
+      // Calls of both are under way together, begun in another order on every second rank.
+      const auto size = static_cast<std::size_t>(of_first->size());
+      std::byte a{1}, b{2};
+      std::vector<std::byte> all_a(size), all_b(size);
+      WorkHandle work_a, work_b;
+      if (comm.rank() % 2 == 0) work_a = of_first->all_gather({&a, 1}, bytes_of(all_a));
+      work_b = of_second->all_gather({&b, 1}, bytes_of(all_b));
+      if (!work_a) work_a = of_first->all_gather({&a, 1}, bytes_of(all_a));
+      work_a->wait(patience);
+      work_b->wait(patience);
+      EXPECT_EQ(all_a, std::vector<std::byte>(size, a));
+      EXPECT_EQ(all_b, std::vector<std::byte>(size, b));
+    }
+    comm.barrier()->wait(patience);
   });
 }
 

@@ -47,6 +47,15 @@ TEST_P(TcpRanks, AllGather_OfProcesses_GivesEveryRanksBytes) {
   for (const int status : statuses) EXPECT_EQ(status, 0);
 }
 
+TEST(TcpControlPlane, ManyRanksAtOnce_AllGetIn) {
+  constexpr int ranks = 160;
+  const int port = free_port();
+  run_tcp_threads(ranks, [&](int rank) {
+    const auto control = make_tcp_control_plane(rendezvous_of(rank, ranks, port));
+    EXPECT_EQ(control->all_gather("", patience).size(), static_cast<std::size_t>(ranks));
+  });
+}
+
 INSTANTIATE_TEST_SUITE_P(Sizes, TcpRanks, ::testing::Values(1, 2, 3, 5, 8));
 
 TEST(TcpControlPlane, AllGather_OfTheLongestMessage_Works) {

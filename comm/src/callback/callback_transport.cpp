@@ -93,13 +93,6 @@ class CallbackRequest final : public Request {
   std::vector<Transfer> transfers_;
 };
 
-[[noreturn]] void refuse_message(const char* what) {
-  throw TransportError{fmt::format(
-      "{}: this communicator stands on a group that has collectives alone; use MPI or NCCL for "
-      "messages between two ranks",
-      what)};
-}
-
 }  // namespace
 
 CallbackTransport::CallbackTransport(std::unique_ptr<ByteExchange> exchange,
@@ -114,9 +107,6 @@ CallbackTransport::CallbackTransport(std::unique_ptr<ByteExchange> exchange,
   local_rank_ = static_cast<int>(std::count(hosts_.begin(), me, *me));
   local_size_ = static_cast<int>(std::count(hosts_.begin(), hosts_.end(), *me));
 }
-
-RequestHandle CallbackTransport::isend(ConstByteView, int, int) { refuse_message("send"); }
-RequestHandle CallbackTransport::irecv(ByteView, int, int) { refuse_message("recv"); }
 
 RequestHandle CallbackTransport::iexchange(std::span<const Transfer> transfers) {
   auto call = std::make_shared<Call>();

@@ -26,9 +26,6 @@ class CallbackTransport final : public PointToPoint {
   int local_size() const override { return local_size_; }
   std::string_view name() const override { return "callback"; }
 
-  RequestHandle isend(ConstByteView data, int peer, int tag) override;
-  RequestHandle irecv(ByteView data, int peer, int tag) override;
-
   bool exchanges_steps() const override { return true; }
   RequestHandle iexchange(std::span<const Transfer> transfers) override;
 

@@ -34,7 +34,9 @@ std::unique_ptr<Communicator> make_callback_communicator(std::unique_ptr<ByteExc
       exchange->rank() == rendezvous.rank && exchange->size() == rendezvous.size, InvalidArgument,
       fmt::format("the exchange is rank {} of {}, but the rendezvous is for rank {} of {}",
                   exchange->rank(), exchange->size(), rendezvous.rank, rendezvous.size));
-  auto link = TcpLink::open(rendezvous);
+  TcpRendezvous resolved = rendezvous;
+  if (resolved.timeout == Timeout{}) resolved.timeout = config().timeout;
+  auto link = TcpLink::open(resolved);
   std::vector<int> ranks(static_cast<std::size_t>(rendezvous.size));
   std::iota(ranks.begin(), ranks.end(), 0);
 
@@ -44,8 +46,7 @@ std::unique_ptr<Communicator> make_callback_communicator(std::unique_ptr<ByteExc
     constexpr std::uint64_t number = 1;
     ChannelControlPlane control{rendezvous.rank, rendezvous.size,
                                 std::make_unique<TcpChannel>(link, number, ranks)};
-    const auto timeout = rendezvous.timeout == Timeout{} ? config().timeout : rendezvous.timeout;
-    for (const auto& identity : control.all_gather(host_identity(), timeout)) {
+    for (const auto& identity : control.all_gather(host_identity(), resolved.timeout)) {
       hosts.push_back(std::hash<std::string>{}(identity));
     }
   }

@@ -1,6 +1,5 @@
 #include "contexts.hpp"
 
-#include <algorithm>
 #include <atomic>
 #include <string>
 
@@ -27,17 +26,19 @@ int largest_tag() {
 
 int free_context() { return next_context(); }
 
-Contexts take_contexts(int first) {
-  const Contexts taken{first, first + 1};
+bool take_contexts(int first) {
   const int contexts = largest_tag() / (PointToPoint::max_tag + 1);
   THINWIRE_EXPECTS(
-      taken.control < contexts, TransportError,
+      first + 1 < contexts, TransportError,
       "MPI's tags go up to " + std::to_string(largest_tag()) + ", which is enough for " +
           std::to_string(contexts / 2) +
           " splits into parts in the life of a process, and this is one more; keep and "
           "reuse communicators");
-  next_context() = std::max(next_context().load(), taken.control + 1);
-  return taken;
+  int next = next_context();
+  while (next <= first) {
+    if (next_context().compare_exchange_weak(next, first + 2)) return true;
+  }
+  return false;
 }
 
 }  // namespace thinwire::comm

@@ -12,14 +12,9 @@ constexpr int tag_in(int context, int tag) { return context * (PointToPoint::max
 /// The first that this process has not taken: what it proposes to the other members.
 int free_context();
 
-/// Of a transport's data and of its control channel.
-struct Contexts {
-  int data = 0;
-  int control = 0;
-};
-
-/// Takes two from `first` on, the highest that a member has proposed. Throws TransportError when
-/// MPI has no such tags (MPI_TAG_UB).
-Contexts take_contexts(int first);
+/// Takes two, `first` and the next: of a transport's data and of its control channel. False if this
+/// process has taken one of them. Throws TransportError when MPI has no such tags (MPI_TAG_UB).
+/// Thread-safe.
+bool take_contexts(int first);
 
 }  // namespace thinwire::comm

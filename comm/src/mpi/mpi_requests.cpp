@@ -78,7 +78,7 @@ void MpiRequest::give_up() {
     if (!open) return;
     if (!drain_.left()) break;
   }
-  if (kind_ != Kind::send) {
+  if (kind_ != Kind::send || peer_is_lost_) {
     mpi.freeze(std::string{name()} + " was under way when its communicator ended");
   }
 }

@@ -27,7 +27,9 @@ class DrainBudget {
 /// A message or collective under way, as the MPI requests of its chunks.
 ///
 /// Given up unfinished, it cancels what can be cancelled and lets the rest end within the drain
-/// budget. What is then still able to write into its buffer freezes MPI; a send is left behind.
+/// budget. What is then still able to write into its buffer freezes MPI. A send is left behind: a
+/// peer that has ended the communicator too receives no more of it. One that is lost may have
+/// stalled in the middle and read on later, when the buffer is gone: that freezes MPI as well.
 class MpiRequest final : public Request {
  public:
   enum class Kind { send, receive, collective };
@@ -38,6 +40,7 @@ class MpiRequest final : public Request {
   ~MpiRequest() override;
 
   bool test() override;
+  void lose_peer() override { peer_is_lost_ = true; }
 
   /// A further MPI request, for a call to fill; complete when all are.
   MPI_Request* add() { return &requests_.emplace_back(MPI_REQUEST_NULL); }
@@ -54,6 +57,7 @@ class MpiRequest final : public Request {
   DrainBudget& drain_;
   std::vector<MPI_Request> requests_;
   std::size_t next_ = 0;  // the first that is not complete
+  bool peer_is_lost_ = false;
 };
 
 }  // namespace thinwire::comm

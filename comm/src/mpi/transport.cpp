@@ -20,6 +20,12 @@ void for_each_chunk(std::size_t bytes, std::size_t chunk_bytes, Visitor&& visit)
   visit(offset, static_cast<int>(bytes - offset));
 }
 
+/// The contexts of its messages on MPI communicators that others may use too.
+struct Contexts {
+  int data = 0;
+  int control = 0;
+};
+
 Endpoint endpoint_on(MPI_Comm data, MPI_Comm control, Contexts contexts, MpiMembers members,
                      int place, std::size_t chunk_bytes, Timeout timeout) {
   auto channel = std::make_unique<MpiControlChannel>(control, contexts.control, members.ranks);
@@ -83,6 +89,14 @@ RequestHandle MpiTransport::iallreduce(ConstTensorView in, TensorView out, Reduc
   return request;
 }
 
+bool MpiTransport::has_own_group(std::size_t members) const {
+  return static_cast<int>(members) == size_of(group_);
+}
+
+bool MpiTransport::take_split_number(int number, std::size_t members) {
+  return has_own_group(members) || take_contexts(number);
+}
+
 Endpoint MpiTransport::split(const Split& split) {
   if (split.color < 0) return {};
   MpiMembers members;
@@ -90,7 +104,7 @@ Endpoint MpiTransport::split(const Split& split) {
     members.ranks.push_back(rank_in_group(rank));
     members.hosts.push_back(members_.hosts[static_cast<std::size_t>(rank)]);
   }
-  if (static_cast<int>(split.members.size()) == size_of(group_)) {
+  if (has_own_group(split.members.size())) {
     // Of its own: MPI's allreduces on one communicator match by their order.
     const Wait wait{timeout_, split.waiting, split.late};
     const MPI_Comm data = duplicate(group_, wait);
@@ -98,8 +112,8 @@ Endpoint MpiTransport::split(const Split& split) {
     return endpoint_on(data, control, {}, std::move(members), split.place, chunk_bytes_, timeout_);
   }
   // Making an MPI communicator takes all ranks of the group, and the others may not come.
-  return endpoint_on(group_, group_, take_contexts(split.number), std::move(members), split.place,
-                     chunk_bytes_, timeout_);
+  return endpoint_on(group_, group_, {split.number, split.number + 1}, std::move(members),
+                     split.place, chunk_bytes_, timeout_);
 }
 
 Endpoint make_mpi_endpoint(MPI_Comm original, std::size_t chunk_bytes, Timeout timeout) {

@@ -42,9 +42,12 @@ class MpiTransport final : public PointToPoint {
   RequestHandle iallreduce(ConstTensorView in, TensorView out, ReduceOp op) override;
 
   int split_number() override { return free_context(); }
+  bool take_split_number(int number, std::size_t members) override;
   Endpoint split(const Split& split) override;
 
  private:
+  /// Whether a split of so many members gets an MPI communicator of its own.
+  bool has_own_group(std::size_t members) const;
   int rank_in_group(int peer) const { return members_.ranks[static_cast<std::size_t>(peer)]; }
 
   const MPI_Comm group_;

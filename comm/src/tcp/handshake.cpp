@@ -85,7 +85,8 @@ class Reception {
       if (Clock::now() >= deadline_) give_up();
       wait();
       while (Socket socket = accept_from(listener_)) {
-        if (strangers_.size() == most_strangers) strangers_.pop_front();
+        // All ranks may come at once; whoever else comes shall not fill the memory.
+        if (strangers_.size() == most_strangers + ranks_.size()) strangers_.pop_front();
         strangers_.push_back({std::make_unique<FramedConnection>(std::move(socket), handshake_cap),
                               Clock::now() + std::min(stranger_time, rendezvous_.timeout)});
       }

@@ -37,8 +37,9 @@ void run_rank(Communicator& communicator, const std::function<void(Communicator&
               FirstError& errors) {
   try {
     body(communicator);
-  } catch (const AbortedError&) {
+  } catch (const AbortedError& error) {  // of a split, maybe: then this one has not ended yet
     errors.take(std::current_exception(), true);
+    communicator.control().post_abort({-1, error.what()});
   } catch (const std::exception& error) {
     errors.take(std::current_exception(), false);
     communicator.abort(error.what());

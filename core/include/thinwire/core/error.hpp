@@ -34,9 +34,12 @@ class OutOfMemory : public Error {
 };
 
 /// Bytes from a peer or a file are not what the format says (truncated, corrupt, other version).
+/// `peer` is the rank that sent them, or -1 if no rank did.
 class FormatError : public Error {
  public:
-  using Error::Error;
+  explicit FormatError(const std::string& message, int peer = -1);
+
+  int peer;
 };
 
 /// A file is missing or cannot be read or written.
