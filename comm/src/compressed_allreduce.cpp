@@ -82,7 +82,8 @@ const compress::Plan& CompressedAllreduce::plan() const { return impl_->bucket->
 compress::Verdict CompressedAllreduce::run(TensorView gradients, const float* inv_scale,
                                            const float* out_scale, Timeout timeout) {
   Impl& impl = *impl_;
-  impl.bucket->begin(gradients, {++impl.sequence, inv_scale, out_scale});
+  impl.bucket->begin(gradients, {impl.sequence + 1, inv_scale, out_scale});
+  ++impl.sequence;  // not of a call that was refused: the other ranks do not know of it
   ExchangeLoop loop{timeout == Timeout{} ? config().timeout : timeout};
   loop.push(*impl.bucket, 0);
   try {

@@ -69,33 +69,37 @@ struct Engine::Impl {
       while (take_submissions(loop)) {
         std::size_t finished = 0;
         if (!loop.idle() && loop.step(finished)) {
-          std::function<void()> callback;
-          {
-            const std::lock_guard lock{mutex};
-            progress[finished] = Progress::reduced;
-            callback = std::exchange(callbacks[finished], {});
-            trace.add(finished, TraceSpan::whole, "bucket", submitted[finished]);
-            done.notify_all();
-          }
-          if (callback) callback();
+          finish(finished);
         }
       }
     } catch (...) {
       const auto error = std::current_exception();
-      abort_all(error, {&communicator, lanes.reduce.get(), lanes.gather.get()});
+      abort_all_of(error);
       loop.clear();
-      std::vector<std::function<void()>> open;
-      {
-        const std::lock_guard lock{mutex};
-        take_back_buckets();
-        failure = error;
-        open.swap(callbacks);
-        done.notify_all();
-      }
-      for (const auto& callback : open) {
-        if (callback) callback();
-      }
+      for (std::size_t i = 0; i < callbacks.size(); ++i) call_back(i);
+      const std::lock_guard lock{mutex};
+      take_back_buckets();
+      failure = error;
+      done.notify_all();
     }
+  }
+
+  /// Nobody waits in vain for a bucket, and none returns from a wait while its callback still runs.
+  void finish(std::size_t bucket) {
+    call_back(bucket);
+    const std::lock_guard lock{mutex};
+    progress[bucket] = Progress::reduced;
+    trace.add(bucket, TraceSpan::whole, "bucket", submitted[bucket]);
+    done.notify_all();
+  }
+
+  void call_back(std::size_t bucket) {
+    std::function<void()> callback;
+    {
+      const std::lock_guard lock{mutex};
+      callback = std::exchange(callbacks[bucket], {});
+    }
+    if (callback) callback();
   }
 
   /// Moves what was submitted into the loop; blocks while there is nothing at all to do. False: the
@@ -113,6 +117,10 @@ struct Engine::Impl {
       loop.push(*submission.exchange, submission.bucket);
     }
     return true;
+  }
+
+  void abort_all_of(std::exception_ptr error) noexcept {
+    abort_all(error, {&communicator, lanes.reduce.get(), lanes.gather.get()});
   }
 
   void throw_failure() const {
@@ -151,8 +159,10 @@ struct Engine::Impl {
                                  buckets.size(), bucket < buckets.size() ? " has ended" : ""));
   }
 
-  /// Ends the buckets in which a parameter of `parameters` stands; their residuals are kept.
+  /// Ends the buckets in which a parameter of `parameters` stands; their residuals are kept. All of
+  /// them or, where one is in use, none.
   void end_buckets_with(const std::set<std::string>& parameters) {
+    std::vector<std::size_t> ending;
     for (std::size_t i = 0; i < buckets.size(); ++i) {
       if (!buckets[i]) continue;
       const std::string* const found = find_parameter(buckets[i]->plan(), parameters);
@@ -161,11 +171,29 @@ struct Engine::Impl {
                        fmt::format("rank {}: parameter '{}' stands in bucket {}, whose step has "
                                    "not ended; call end_step before add_bucket",
                                    communicator.rank(), *found, i));
+      ending.push_back(i);
+    }
+    for (const std::size_t i : ending) {
       kept.worker.add(buckets[i]->state().export_worker());
       kept.server.add(buckets[i]->state().export_server());
       ended_metrics += buckets[i]->metrics();
       buckets[i].reset();
     }
+  }
+
+  /// Collective: the exchange of a plan that all ranks have agreed in, with what is remembered of
+  /// its parameters. If that fails, the residuals stay on the shelf.
+  std::unique_ptr<BucketExchange> make_remembering(compress::Plan agreed) {
+    auto exchange = make_exchange({lanes, pool, memory}, std::move(agreed), options.algorithm);
+    const compress::Plan* const plan = &exchange->plan();
+    const auto remembered = remembered_parameters(*plan);
+    if (remembered.empty()) return exchange;
+    exchange->state().import_worker(kept.worker.of(remembered));
+    exchange->state().import_server(
+        move_to_owners(communicator, kept.server.of(remembered), {&plan, 1}, timeout));
+    kept.worker.erase(remembered);
+    kept.server.erase(remembered);
+    return exchange;
   }
 
   Communicator& communicator;
@@ -236,15 +264,12 @@ std::size_t Engine::add_bucket(Bucket bucket) {
     impl.throw_failure();
     impl.end_buckets_with(parameters_of(plans[0]));
   }
-  auto exchange = make_exchange({impl.lanes, impl.pool, impl.memory}, std::move(plans[0]),
-                                impl.options.algorithm);
-  const compress::Plan& plan = exchange->plan();
-  const auto remembered = remembered_parameters(plan);
-  if (!remembered.empty()) {
-    const compress::Plan* const plan_of_owners = &plan;
-    exchange->state().import_worker(impl.kept.worker.take(remembered));
-    exchange->state().import_server(
-        move_to_owners(impl.communicator, impl.kept.server.take(remembered), {&plan_of_owners, 1}));
+  std::unique_ptr<BucketExchange> exchange;
+  try {
+    exchange = impl.make_remembering(std::move(plans[0]));
+  } catch (...) {  // the others wait for this rank
+    impl.abort_all_of(std::current_exception());
+    throw;
   }
   const std::lock_guard lock{impl.mutex};
   impl.buckets.push_back(std::move(exchange));
@@ -382,7 +407,8 @@ void Engine::take_over(const Engine& previous) {
   std::vector<const compress::Plan*> plans;
   impl_->for_each_bucket([&](const auto& bucket) { plans.push_back(&bucket.plan()); });
   import_worker(previous.export_worker());
-  import_server(move_to_owners(impl_->communicator, previous.export_server(), plans));
+  import_server(
+      move_to_owners(impl_->communicator, previous.export_server(), plans, impl_->timeout));
 }
 
 CallMetrics Engine::metrics() const {

@@ -21,6 +21,21 @@ class ResidualShelf {
     }
   }
 
+  /// Copies of what is kept for these parameters.
+  std::vector<compress::Residual> of(const std::set<std::string>& parameters) const {
+    std::vector<compress::Residual> copies;
+    for (const std::string& parameter : parameters) {
+      const auto found = by_parameter_.find(parameter);
+      if (found == by_parameter_.end()) continue;
+      copies.insert(copies.end(), found->second.begin(), found->second.end());
+    }
+    return copies;
+  }
+
+  void erase(const std::set<std::string>& parameters) {
+    for (const std::string& parameter : parameters) by_parameter_.erase(parameter);
+  }
+
   /// Gives away what is kept for these parameters.
   std::vector<compress::Residual> take(const std::set<std::string>& parameters) {
     std::vector<compress::Residual> taken;

@@ -99,6 +99,7 @@ CompressedReduceScatter::~CompressedReduceScatter() = default;
 compress::Verdict CompressedReduceScatter::run(ConstTensorView gradients, TensorView out,
                                                const float* inv_scale, const float* out_scale) {
   Impl& impl = *impl_;
+  impl.state.begin_call();
   const compress::CallState call{++impl.sequence, inv_scale, out_scale};
   ++impl.metrics.calls;
   try {

@@ -77,8 +77,22 @@ void parse(std::string_view message, std::vector<Residual>& residuals) {
   }
 }
 
-std::string exchange_messages(Communicator& communicator,
-                              const std::vector<std::string>& messages) {
+/// No message for `rank` can be longer: every element that it owns in a record of its own.
+std::size_t longest_message(const std::map<std::string, std::vector<Holding>>& owners,
+                            std::size_t rank) {
+  std::size_t bytes = 0;
+  for (const auto& [parameter, places] : owners) {
+    for (const Holding& holding : places) {
+      if (holding.owner != rank) continue;
+      bytes += static_cast<std::size_t>(holding.length) *
+               (sizeof(RecordHead) + parameter.size() + sizeof(float));
+    }
+  }
+  return bytes;
+}
+
+std::string exchange_messages(Communicator& communicator, const std::vector<std::string>& messages,
+                              std::size_t longest, Timeout timeout) {
   const std::size_t ranks = messages.size();
   std::vector<std::size_t> out_sizes;
   std::string out;
@@ -91,7 +105,14 @@ std::string exchange_messages(Communicator& communicator,
       .all_to_all(
           {reinterpret_cast<const std::byte*>(out_sizes.data()), ranks * sizeof(std::size_t)},
           {reinterpret_cast<std::byte*>(in_sizes.data()), ranks * sizeof(std::size_t)})
-      ->wait();
+      ->wait(timeout);
+  for (std::size_t from = 0; from < ranks; ++from) {
+    if (in_sizes[from] <= longest) continue;
+    throw FormatError{fmt::format("rank {}: rank {} announces {} bytes of server residuals, but at "
+                                  "most {} have a place here",
+                                  communicator.rank(), from, in_sizes[from], longest),
+                      static_cast<int>(from)};
+  }
   std::string in(std::accumulate(in_sizes.begin(), in_sizes.end(), std::size_t{0}), '\0');
   const auto out_offsets = offsets_of(out_sizes);
   const auto in_offsets = offsets_of(in_sizes);
@@ -99,7 +120,7 @@ std::string exchange_messages(Communicator& communicator,
       .all_to_all_v({reinterpret_cast<const std::byte*>(out.data()), out.size()}, out_sizes,
                     out_offsets, {reinterpret_cast<std::byte*>(in.data()), in.size()}, in_sizes,
                     in_offsets)
-      ->wait();
+      ->wait(timeout);
   return in;
 }
 
@@ -135,9 +156,12 @@ std::vector<Residual> move_to_owners(int ranks, std::span<const Residual> mine,
 }
 
 std::vector<Residual> move_to_owners(Communicator& communicator, std::span<const Residual> mine,
-                                     std::span<const compress::Plan* const> plans) {
+                                     std::span<const compress::Plan* const> plans,
+                                     Timeout timeout) {
+  const auto longest =
+      longest_message(holdings(plans), static_cast<std::size_t>(communicator.rank()));
   return move_to_owners(communicator.size(), mine, plans, [&](const auto& messages) {
-    return exchange_messages(communicator, messages);
+    return exchange_messages(communicator, messages, longest, timeout);
   });
 }
 

@@ -21,10 +21,11 @@ using MessageExchange = std::function<std::string(const std::vector<std::string>
 std::vector<compress::Residual> move_to_owners(int ranks, std::span<const compress::Residual> mine,
                                                std::span<const compress::Plan* const> plans,
                                                const MessageExchange& exchange);
-/// The same over a communicator of the host.
+/// The same over a communicator of the host; `timeout`: of each of its two exchanges.
 std::vector<compress::Residual> move_to_owners(Communicator& communicator,
                                                std::span<const compress::Residual> mine,
-                                               std::span<const compress::Plan* const> plans);
+                                               std::span<const compress::Plan* const> plans,
+                                               Timeout timeout);
 
 /// Element offsets of parts that stand one after the other.
 std::vector<std::size_t> offsets_of(const std::vector<std::size_t>& sizes);

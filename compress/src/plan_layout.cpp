@@ -1,9 +1,12 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <limits>
 
 #include "run_layout.hpp"
 #include "thinwire/compress/header.hpp"
 #include "thinwire/compress/plan.hpp"
+#include "thinwire/core/error.hpp"
 
 namespace thinwire::compress {
 namespace {
@@ -56,6 +59,11 @@ void append(Slot& slot, Run run, const CodecSpec& spec) {
   if (spec.codec == Codec::topk) {
     run.entries = topk_entries(spec.density, run.elements);
     run.entries_out = topk_entries(spec.density_out, run.elements);
+    constexpr std::int64_t most_entries = std::int64_t{1} << 31;  // bit 31 of first[] is a flag
+    THINWIRE_EXPECTS(std::max(run.entries, run.entries_out) < most_entries, InvalidArgument,
+                     fmt::format("plan: topk selects {} of {} elements of a shard; fewer than 2^31 "
+                                 "fit: more ranks, smaller buckets or a lower density",
+                                 std::max(run.entries, run.entries_out), run.elements));
     slot.length += TopkParts{run.elements, run.entries}.bytes;
     slot.length_out += TopkParts{run.elements, run.entries_out}.bytes;
   } else {

@@ -40,6 +40,13 @@ const float* State::server_committed() const { return server_[server_current_].a
 
 float* State::server_next() { return server_[1 - server_current_].as<float>(); }
 
+void State::begin_call() {
+  THINWIRE_EXPECTS(!in_step() || plan_->settings().commit == Commit::in_place, InvalidArgument,
+                   "state: a second call before the step ended; double-buffered residuals need "
+                   "end_step between calls");
+  if (in_step()) commit();
+}
+
 void State::commit() {
   if (worker_written_ && plan_->settings().commit == Commit::double_buffered) {
     worker_current_ = 1 - worker_current_;

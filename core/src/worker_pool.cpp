@@ -5,6 +5,7 @@
 #include <exception>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -28,6 +29,15 @@ struct WorkerPool::Impl {
   std::exception_ptr failure;
 
   std::vector<std::thread> workers;
+
+  ~Impl() {
+    {
+      const std::lock_guard lock{mutex};
+      stopping = true;
+    }
+    start.notify_all();
+    for (auto& worker : workers) worker.join();
+  }
 
   void run_items() {
     try {
@@ -56,17 +66,17 @@ struct WorkerPool::Impl {
 WorkerPool::WorkerPool(int threads) : impl_{new Impl} {
   THINWIRE_EXPECTS(threads >= 1, InvalidArgument,
                    "WorkerPool: " + std::to_string(threads) + " threads; at least 1 is needed");
-  for (int i = 1; i < threads; ++i) impl_->workers.emplace_back([this] { impl_->work(); });
+  try {
+    for (int i = 1; i < threads; ++i) impl_->workers.emplace_back([this] { impl_->work(); });
+  } catch (const std::system_error& error) {  // those that have started end with impl_
+    throw InvalidArgument{"WorkerPool: the system gives no more than " +
+                          std::to_string(impl_->workers.size() + 1) + " of " +
+                          std::to_string(threads) + " threads (" + error.what() +
+                          "); ask for fewer (THINWIRE_THREADS)"};
+  }
 }
 
-WorkerPool::~WorkerPool() {
-  {
-    const std::lock_guard lock{impl_->mutex};
-    impl_->stopping = true;
-  }
-  impl_->start.notify_all();
-  for (auto& worker : impl_->workers) worker.join();
-}
+WorkerPool::~WorkerPool() = default;
 
 int WorkerPool::threads() const { return static_cast<int>(impl_->workers.size()) + 1; }
 

@@ -1,11 +1,17 @@
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
+#include <string>
 #include <thread>
+#include <tuple>
 
 #include "gradients.hpp"
 #include "thinwire/comm/engine.hpp"
+#include "thinwire/comm/fault_injection.hpp"
 #include "thinwire/comm/transports.hpp"
+#include "thinwire/core/error.hpp"
 
 namespace thinwire::comm {
 namespace {
@@ -34,6 +40,22 @@ std::vector<std::size_t> add_all(Engine& engine, const std::vector<Bucket>& buck
   std::vector<std::size_t> indices;
   for (const Bucket& bucket : buckets) indices.push_back(engine.add_bucket(bucket));
   return indices;
+}
+
+void expect_equal_residuals(const std::vector<compress::Residual>& found,
+                            const std::vector<compress::Residual>& expected) {
+  ASSERT_EQ(found.size(), expected.size());
+  const auto in_order = [](std::vector<compress::Residual> residuals) {
+    std::sort(residuals.begin(), residuals.end(), [](const auto& a, const auto& b) {
+      return std::tie(a.parameter, a.offset) < std::tie(b.parameter, b.offset);
+    });
+    return residuals;
+  };
+  const auto mine = in_order(found), others = in_order(expected);
+  for (std::size_t i = 0; i < mine.size(); ++i) {
+    EXPECT_EQ(mine[i].parameter, others[i].parameter);
+    EXPECT_TRUE(same_bits(mine[i].values, others[i].values)) << mine[i].parameter;
+  }
 }
 
 /// One step on gradients that depend on the parameter order alone, which all layouts share.
@@ -133,6 +155,50 @@ TEST(EngineAddBucket, InTheStepOfItsParameter_IsRefused) {
   });
 }
 
+TEST(EngineAddBucket, ExchangeThatFails_LosesNoResidual) {
+  std::atomic<int> survivors{0};
+  run_ranks(3, [&](Communicator& inner) {
+    const auto comm = inject_faults(  // not in the first bucket's exchange, of nothing yet
+        inner, {{.kind = Fault::Kind::kill, .rank = 1, .operation = "all_to_all_v", .call = 1}});
+    Engine engine{
+        *comm, {}, {.commit = compress::Commit::double_buffered, .timeout = Timeout{500}}};
+    const auto all = add_all(engine, buckets_of(1 << 20, "int4"));
+    run_step(engine, all, inner.rank(), 0);
+    const auto worker = engine.export_worker();
+    const auto server = engine.export_server();
+    try {
+      add_all(engine, buckets_of(1 << 20, "sign"));
+      ADD_FAILURE() << "rank " << inner.rank() << " saw no error";
+    } catch (const TransportError& error) {
+      if (inner.rank() == 1) return;
+      ++survivors;
+      EXPECT_EQ(error.peer, 1) << error.what();
+    }
+    expect_equal_residuals(engine.export_worker(), worker);
+    expect_equal_residuals(engine.export_server(), server);
+  });
+  EXPECT_EQ(survivors, 2);
+}
+
+TEST(Engine, ThousandsOfBuckets_AreComparedAndTheFirstThatDiffersIsNamed) {
+  run_ranks(2, [](Communicator& communicator) {
+    BucketLayout layout;
+    for (int i = 0; i < 3000; ++i) {
+      const bool differs = i == 2345 && communicator.rank() == 1;
+      layout.buckets.push_back(make_buckets(std::vector<Parameter>{{"p" + std::to_string(i), {1}}},
+                                            1 << 20,
+                                            one_codec(parse_codec(differs ? "int8" : "int4")))
+                                   .buckets[0]);
+    }
+    try {
+      const Engine engine{communicator, layout};
+      ADD_FAILURE() << "rank " << communicator.rank() << " saw no error";
+    } catch (const MismatchError& error) {
+      EXPECT_THAT(error.field, ::testing::HasSubstr("of bucket 2345"));
+    }
+  });
+}
+
 TEST(EngineSubmit, Callback_IsCalledOnceForEachCall) {
   run_ranks(2, [](Communicator& communicator) {
     Engine engine{communicator, {}};
@@ -141,11 +207,13 @@ TEST(EngineSubmit, Callback_IsCalledOnceForEachCall) {
     std::atomic<int> calls{0};
     for (int step = 0; step < 3; ++step) {
       auto gradients = random_gradients(buckets[0].elements, communicator.rank(), step);
-      engine.submit(index, view_of(gradients), nullptr, nullptr, [&] { ++calls; });
+      engine.submit(index, view_of(gradients), nullptr, nullptr, [&] {
+        std::this_thread::sleep_for(std::chrono::milliseconds{20});
+        ++calls;
+      });
       engine.end_step();
+      EXPECT_EQ(calls, step + 1) << "end_step returned while the callback still ran";
     }
-    while (calls < 3) std::this_thread::yield();
-    EXPECT_EQ(calls, 3);
   });
 }
 

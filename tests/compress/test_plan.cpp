@@ -166,6 +166,11 @@ TEST(Plan, Bytes_SmallMlpOnFourRanks_AreThoseByHand) {
   EXPECT_EQ(sign.wire_bytes(), 6 * sign.slot_bytes(0, Phase::reduce));
   EXPECT_GE(6.0 * 235146 / static_cast<double>(sign.wire_bytes()), 29.5);
 
+  EXPECT_THROW((Plan{{parse_codec("topk:0.5")},
+                     {{.parameter = "huge", .length = std::int64_t{5'000'000'000}}},
+                     with_ranks(1)}),
+               InvalidArgument)
+      << "entries are numbered with 31 bits";
   const Plan topk{{parse_codec("topk:0.01")}, spans, with_ranks(4)};
   EXPECT_EQ(topk.slot(0, 0).runs.at(0).entries, 604);
   EXPECT_EQ(topk.slot_bytes(0, Phase::gather), 64u + 16u + 1216u + 1216u);

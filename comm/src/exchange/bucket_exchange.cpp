@@ -24,13 +24,7 @@ void BucketExchange::begin(TensorView gradients, const compress::CallState& call
                   rank(), plan_.source_extent(), to_string(settings.dtype), gradients.numel,
                   to_string(gradients.dtype),
                   gradients.data || gradients.numel == 0 ? "" : " at a null address"));
-  THINWIRE_EXPECTS(!state_.in_step() || settings.commit == compress::Commit::in_place,
-                   InvalidArgument,
-                   fmt::format("rank {}: a second call on a bucket before the step ended; "
-                               "double-buffered residuals need end_step between calls",
-                               rank()));
-  // In place, a call that end_step did not follow counts as committed.
-  if (state_.in_step()) state_.commit();
+  state_.begin_call();
   gradients_ = gradients;
   call_ = call;
   verdict_ = {};
@@ -42,9 +36,9 @@ void BucketExchange::begin(TensorView gradients, const compress::CallState& call
 
 WorkHandle BucketExchange::encode(int chunk) {
   const Stopwatch watch{metrics_.encode_ms};
-  WorkHandle work = do_encode(chunk);
-  encoded_chunks_.push_back(chunk);
-  return work;
+  do_encode(chunk);
+  encoded_chunks_.push_back(chunk);  // before what may fail next
+  return post_encoded(chunk);
 }
 
 WorkHandle BucketExchange::combine(int chunk) {

@@ -57,7 +57,9 @@ class BucketExchange {
   /// `shard`: what this rank owns of `plan`, which may have fewer shards than there are ranks.
   BucketExchange(const ExchangeParts& parts, compress::Plan plan, int shard);
 
-  virtual WorkHandle do_encode(int chunk) = 0;
+  /// Codes the gradients of a chunk; plain exchanges have nothing to do.
+  virtual void do_encode(int chunk) = 0;
+  virtual WorkHandle post_encoded(int chunk) = 0;
   virtual WorkHandle do_combine(int chunk) = 0;
   virtual void do_decode(int chunk) = 0;
   /// The slots that this rank encoded for a chunk; empty where nothing is encoded.

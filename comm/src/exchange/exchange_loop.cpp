@@ -5,6 +5,7 @@
 #include <thread>
 #include <utility>
 
+#include "../backoff.hpp"
 #include "../stopwatch.hpp"
 #include "thinwire/core/error.hpp"
 
@@ -25,7 +26,7 @@ namespace {
   } catch (const TransportError& error) {
     throw TransportError{text(error), error.peer};
   } catch (const FormatError& error) {
-    throw FormatError{text(error)};
+    throw FormatError{text(error), error.peer};
   }
 }
 
@@ -44,13 +45,13 @@ void ExchangeLoop::post(Task& task, WorkHandle work, Stage waiting, Stage ready)
   task.work = std::move(work);
   task.stage = task.work ? waiting : ready;
   task.posted = Clock::now();
+  task.deadline = deadline_after(timeout_);
 }
 
 void ExchangeLoop::poll(Task& task) {
   if (!task.work) return;
   if (!task.work->test()) {
-    if (Clock::now() > task.posted + timeout_)
-      task.work->wait(Timeout{0});  // names the peer and aborts
+    if (Clock::now() > task.deadline) task.work->wait(Timeout{0});  // names the peer and aborts
     return;
   }
   task.work.reset();

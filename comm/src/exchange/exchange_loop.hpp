@@ -43,6 +43,7 @@ class ExchangeLoop {
     Stage stage = Stage::encode;
     WorkHandle work;
     std::chrono::steady_clock::time_point posted{};
+    std::chrono::steady_clock::time_point deadline{};
   };
 
   void poll(Task& task);

@@ -23,7 +23,9 @@ class PlainExchange final : public BucketExchange {
       : BucketExchange{parts, std::move(plan), parts.lanes.reduce->rank()} {}
 
  private:
-  WorkHandle do_encode(int) override {
+  void do_encode(int) override {}
+
+  WorkHandle post_encoded(int) override {
     metrics_.payload_bytes += gradients_.bytes();
     metrics_.wire_bytes += ring_bytes(gradients_.bytes(), ranks());
     return lanes_.reduce->allreduce(gradients_, gradients_, ReduceOp::avg);

@@ -21,8 +21,11 @@ class SparseExchange final : public BucketExchange {
 
  private:
   // A topk plan has one chunk.
-  WorkHandle do_encode(int chunk) override {
+  void do_encode(int chunk) override {
     coder_->encode(chunk, gradients_, state_, call_, {sent_.data(), sent_.size()});
+  }
+
+  WorkHandle post_encoded(int) override {
     metrics_.payload_bytes += sent_.size();
     metrics_.wire_bytes += sent_.size() * (ranks() - 1);
     return lanes_.reduce->all_gather({sent_.data(), sent_.size()},

@@ -29,8 +29,11 @@ class SummableExchange final : public BucketExchange {
 
  private:
   // One chunk: the transport cuts the payload by itself.
-  WorkHandle do_encode(int chunk) override {
+  void do_encode(int chunk) override {
     coder_->encode(chunk, gradients_, state_, call_, {mine_.data(), mine_.size()});
+  }
+
+  WorkHandle post_encoded(int) override {
     const std::size_t bytes = mine_.size() - compress::header_bytes;
     metrics_.payload_bytes += bytes;
     metrics_.wire_bytes += ring_bytes(bytes, ranks());

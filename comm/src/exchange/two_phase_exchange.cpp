@@ -19,14 +19,18 @@ class TwoPhaseExchange final : public BucketExchange {
         from_owners_{parts.memory, plan_.payload_bytes(Phase::gather), "payload"} {}
 
  private:
-  WorkHandle do_encode(int chunk) override {
+  void do_encode(int chunk) override {
+    const std::size_t slots = plan_.slot_bytes(chunk, Phase::reduce) * ranks();
+    std::byte* out = to_owners_.data() + plan_.chunk_offset(chunk, Phase::reduce);
+    coder_->encode(chunk, gradients_, state_, call_, {out, slots});
+  }
+
+  WorkHandle post_encoded(int chunk) override {
     const std::size_t slot = plan_.slot_bytes(chunk, Phase::reduce);
     const std::size_t offset = plan_.chunk_offset(chunk, Phase::reduce);
-    std::byte* out = to_owners_.data() + offset;
-    coder_->encode(chunk, gradients_, state_, call_, {out, slot * ranks()});
     metrics_.payload_bytes += slot * ranks();
     metrics_.wire_bytes += slot * (ranks() - 1);
-    return lanes_.reduce->all_to_all({out, slot * ranks()},
+    return lanes_.reduce->all_to_all({to_owners_.data() + offset, slot * ranks()},
                                      {from_workers_.data() + offset, slot * ranks()});
   }
 

@@ -21,7 +21,7 @@ struct EngineOptions {
   int chunks = 1;
   Algorithm algorithm = Algorithm::automatic;
   int threads = 0;    ///< codec threads; 0: THINWIRE_THREADS, else cores over local ranks
-  Timeout timeout{};  ///< of every wait; 0: THINWIRE_TIMEOUT
+  Timeout timeout{};  ///< of every wait but those that make the engine; 0: THINWIRE_TIMEOUT
   std::shared_ptr<MemoryResource> memory{};  ///< null: default_memory()
 };
 
@@ -79,7 +79,7 @@ class Engine {
   /// Hands over a bucket: `gradients` has the bucket's elements and dtype and must not be touched
   /// until end_step or wait. Scales as in CallState, read when the bucket is coded. Does not block.
   /// `done` is called once on the engine's thread when the mean is in place, or when the engine has
-  /// failed (wait says which); it must not call the engine.
+  /// failed (wait says which), before wait or end_step return; it must not call the engine.
   /// Throws InvalidArgument (wrong size or dtype; submitted twice in a step).
   void submit(std::size_t bucket, TensorView gradients, const float* inv_scale = nullptr,
               const float* out_scale = nullptr, std::function<void()> done = {});

@@ -42,6 +42,9 @@ class State {
   const float* server_committed() const;
   float* server_next();
 
+  /// Starts a call. In place, one that commit() or discard() did not follow counts as committed.
+  /// Throws InvalidArgument while a double-buffered step has not ended.
+  void begin_call();
   /// An encode or a server step has written its part of `next`; commit() will take all of it up.
   /// Concurrent chunks of one call may mark at the same time.
   void mark_worker_written() { mark(worker_written_); }
