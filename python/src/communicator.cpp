@@ -156,10 +156,11 @@ void register_communicator(py::module_& module) {
           py::arg("mine"), NoGil{})
       .def(
           "split",
-          [](const std::shared_ptr<Box>& b, int color, int key) {
-            const OnDevice on{b->device};
-            auto child = b->get().split(color, key);
-            return child ? box(std::move(child), b, b->device) : nullptr;
+          [](const Box& b, int color, int key) {
+            const OnDevice on{b.device};
+            const auto parent = b.share();
+            auto child = parent->own->split(color, key);
+            return child ? box(std::move(child), parent, b.device) : nullptr;
           },
           py::arg("color"), py::arg("key"), NoGil{})
       .def(
@@ -169,7 +170,7 @@ void register_communicator(py::module_& module) {
           "close",
           [](Box& b) {
             const OnDevice on{b.device};
-            b.own.reset();
+            b.open.reset();
           },
           NoGil{});
 

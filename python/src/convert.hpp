@@ -64,25 +64,32 @@ class OnDevice {
 #endif
 };
 
-/// A communicator as Python holds it; a child keeps its parent.
+/// A communicator with what it stands on: the library's children use their parent to the end.
+struct OpenCommunicator {
+  std::shared_ptr<OpenCommunicator> parent;  // first, so that it is destroyed last
+  std::unique_ptr<comm::Communicator> own;
+};
+
+/// A communicator as Python holds it. Closing it drops Python's use: it ends when its children,
+/// which share it, have ended too.
 struct CommunicatorBox {
-  std::shared_ptr<CommunicatorBox> parent{};  // first, so that it is destroyed last
-  std::shared_ptr<comm::Communicator> own;
+  std::shared_ptr<OpenCommunicator> open;
   int device = -1;  ///< the GPU of a communicator over NCCL
 
   /// Throws AbortedError after close().
-  comm::Communicator& get() const {
-    if (!own) throw AbortedError{"this communicator has been closed"};
-    return *own;
+  const std::shared_ptr<OpenCommunicator>& share() const {
+    if (!open) throw AbortedError{"this communicator has been closed"};
+    return open;
   }
+  comm::Communicator& get() const { return *share()->own; }
 };
 
 inline std::shared_ptr<CommunicatorBox> box(std::unique_ptr<comm::Communicator> communicator,
-                                            std::shared_ptr<CommunicatorBox> parent = nullptr,
+                                            std::shared_ptr<OpenCommunicator> parent = nullptr,
                                             int device = -1) {
-  return std::make_shared<CommunicatorBox>(CommunicatorBox{
-      std::move(parent),
-      std::shared_ptr<comm::Communicator>{communicator.release(), DeleteWithoutGil{}}, device});
+  std::shared_ptr<OpenCommunicator> open{
+      new OpenCommunicator{std::move(parent), std::move(communicator)}, DeleteWithoutGil{}};
+  return std::make_shared<CommunicatorBox>(CommunicatorBox{std::move(open), device});
 }
 
 }  // namespace thinwire::python

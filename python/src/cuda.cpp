@@ -292,7 +292,8 @@ void register_cuda(py::module_& module) {
       "nccl_communicator",
       [](Box bootstrap, int device) {
         const OnDevice on{device};
-        return box(comm::make_nccl_communicator(bootstrap->get()), bootstrap, device);
+        const auto parent = bootstrap->share();
+        return box(comm::make_nccl_communicator(*parent->own), parent, device);
       },
       py::arg("bootstrap"), py::arg("device"), NoGil{});
   module.def("nccl_available", [] {

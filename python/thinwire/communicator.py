@@ -191,7 +191,8 @@ class Communicator:
     def split(self, color: int, key: int | None = None) -> "Communicator | None":
         """Collective: ranks of equal ``color`` form a communicator, ordered by ``key`` (the rank).
 
-        A negative color gives None. The parent must stay open while the child is in use.
+        A negative color gives None. The child can be used after the parent has been closed; what
+        the parent holds of the transport goes when the last of its children is closed.
         """
         child = self._core.split(color, self.rank if key is None else key)
         return None if child is None else Communicator(child)
@@ -201,7 +202,7 @@ class Communicator:
         self._core.abort(reason)
 
     def close(self) -> None:
-        """Waits for what is under way and lets go of the transport."""
+        """Waits for what is under way and lets go of the transport, unless children are open."""
         if self._closed:
             return
         self._closed = True

@@ -100,12 +100,12 @@ class Handle:
         if self._size > 1:
             # Its own, so that two models never share one; and made here, never inside a hook.
             device = next((p.device for p in parameters.values()), torch.device("cpu"))
-            self._parent = host_ranks(None if group is dist.group.WORLD else group)
+            parent = host_ranks(None if group is dist.group.WORLD else group)
             if device.type == "cuda":
-                self._communicator = over_nccl(self._parent, device.index)
+                self._communicator = over_nccl(parent, device.index)
                 make: type[GpuReducer | HostReducer] = GpuReducer
             else:
-                self._communicator = apart(self._parent)
+                self._communicator = apart(parent)
                 make = HostReducer
             self._reducer = make(self._communicator, commit, non_finite, chunks, scaler)
             settings = [("commit", commit), ("non_finite", non_finite), ("chunks", str(chunks))]

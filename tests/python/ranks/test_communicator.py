@@ -95,6 +95,20 @@ def test_split_reduces_within_its_group(ranks):
     assert ranks.split(-1) is None
 
 
+def test_a_child_outlives_its_parents():
+    parent = thinwire.init(dist.group.WORLD, transport=TRANSPORT)
+    child = parent.split(0)
+    parent.close()
+    grandchild = child.split(0)
+    child.close()
+    del parent, child
+    gc.collect()
+    tensor = torch.full((10,), float(RANK), device=DEVICE)
+    grandchild.allreduce(tensor, op="max")
+    assert (tensor == SIZE - 1).all()
+    grandchild.close()
+
+
 @pytest.mark.parametrize(
     ("tensor", "words"),
     [
