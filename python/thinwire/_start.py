@@ -75,7 +75,7 @@ def over_nccl(host: Communicator, device: int | None = None) -> "_core.Communica
 
 def apart(host: Communicator) -> "_core.Communicator":
     """Collective: the same ranks in a communicator of their own."""
-    core = host._core.split(0, host.rank)
+    core = host._split(0, host.rank)
     assert core is not None
     return core
 

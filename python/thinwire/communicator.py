@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from thinwire import _core
 from thinwire._lifetime import close_at_exit
@@ -11,6 +11,8 @@ from thinwire.errors import AbortedError, InvalidArgument
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 
 class Work:
@@ -186,7 +188,7 @@ class Communicator:
 
     def barrier(self) -> None:
         """Returns when every rank has come."""
-        self._thread.submit(self._core.barrier).result()
+        self._call(self._core.barrier)
 
     def split(self, color: int, key: int | None = None) -> "Communicator | None":
         """Collective: ranks of equal ``color`` form a communicator, ordered by ``key`` (the rank).
@@ -194,8 +196,12 @@ class Communicator:
         A negative color gives None. The child can be used after the parent has been closed; what
         the parent holds of the transport goes when the last of its children is closed.
         """
-        child = self._core.split(color, self.rank if key is None else key)
+        child = self._split(color, self.rank if key is None else key)
         return None if child is None else Communicator(child)
+
+    def _split(self, color: int, key: int) -> "_core.Communicator | None":
+        """As :meth:`split`, without a thread of its own: for the library's other parts."""
+        return self._call(lambda: self._core.split(color, key))
 
     def abort(self, reason: str) -> None:
         """Ends the communicator on every rank: what is pending there raises AbortedError."""
@@ -210,12 +216,22 @@ class Communicator:
         self._operations.clear()
         self._core.close()
 
+    def _call(self, call: Callable[[], T]) -> T:
+        """After the operations under way, on their thread: all count rounds on one control plane,
+        in an order that must be every rank's.
+        """
+        self._check_open()
+        return self._thread.submit(call).result()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise AbortedError(f"rank {self.rank}: this communicator has been closed")
+
     def _start(
         self, run: Callable[[int], None], async_op: bool, *tensors: "torch.Tensor"
     ) -> Work | None:
         """``run`` takes the address of the stream to run on."""
-        if self._closed:
-            raise AbortedError(f"rank {self.rank}: this communicator has been closed")
+        self._check_open()
         work = (
             self._start_on_gpu(run, tensors)
             if self._core.device >= 0

@@ -4,10 +4,11 @@ import time
 
 import pytest
 import thinwire
+import thinwire.torch
 import torch
 import torch.distributed as dist
 from conftest import DEVICE, ON_GPU, RANK, SIZE, TRANSPORT
-from training import gathered
+from training import gathered, make_model
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,34 @@ def test_a_child_outlives_its_parents():
     grandchild.allreduce(tensor, op="max")
     assert (tensor == SIZE - 1).all()
     grandchild.close()
+
+
+@pytest.mark.parametrize("by", ["split", "compress"])
+def test_splits_come_after_what_is_under_way(ranks, by):
+    numel = {"split": 4001, "compress": 4002}[by]
+    known, new = torch.ones(numel, device=DEVICE), torch.ones(numel + 1000, device=DEVICE)
+    model = make_model()
+    ranks.allreduce(known)
+    dist.barrier()
+    works = []
+    if RANK == 0:  # the others make `known` late: `new`, whose size is compared, still waits then
+        works = [ranks.allreduce(tensor, async_op=True) for tensor in (known, new)]
+    else:
+        time.sleep(0.3)
+        ranks.allreduce(known)
+        ranks.allreduce(new)
+    made = ranks.split(0) if by == "split" else thinwire.torch.compress(model, "int8")
+    made.close()
+    for work in works:
+        work.wait()
+
+
+def test_calls_of_a_closed_communicator_say_so():
+    closed = thinwire.init(dist.group.WORLD, transport=TRANSPORT)
+    closed.close()
+    for call in (closed.barrier, lambda: closed.split(0), lambda: closed.abort("late")):
+        with pytest.raises(thinwire.AbortedError, match="closed"):
+            call()
 
 
 @pytest.mark.parametrize(
