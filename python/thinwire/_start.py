@@ -6,7 +6,8 @@ import secrets
 import socket
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from thinwire import _core
 from thinwire.communicator import Communicator
@@ -16,12 +17,35 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
 _MPI_VARIABLES = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"))
-_defaults: dict[bool, Communicator] = {}  # by whether it is for GPUs
+_TORCH_VARIABLES = ("RANK", "WORLD_SIZE")
+_SLURM_VARIABLES = ("SLURM_PROCID", "SLURM_NTASKS")
 _meetings = 0  # of launcher's variables; equal on all ranks
 
 
+class _Default(NamedTuple):
+    communicator: Communicator
+    world: "weakref.ref[dist.ProcessGroup] | None"
+    """torch's default group that it was made of."""
+
+    def is_of(self, world: "dist.ProcessGroup | None") -> bool:
+        """Open, and of these ranks: without a default group, of the last one's."""
+        if self.communicator.closed:
+            return False
+        return world is None or (self.world is not None and self.world() is world)
+
+    def is_over(self, transport: str) -> bool:
+        own = self.communicator.transport
+        if transport == "auto":
+            return own != "nccl"
+        return own == ("callback" if transport == "gloo" else transport)
+
+
+_defaults: list[_Default] = []  # the oldest first
+
+
 def init(group: "dist.ProcessGroup | None" = None, *, transport: str = "auto") -> Communicator:
-    """Collective: makes the job's communicator, which later calls without ``group`` return again.
+    """Collective: makes the job's communicator, which later calls without ``group`` return again:
+    those that ask for its transport or for none, as long as torch's default group stays the same.
 
     ``group`` is a torch process group, of any backend. Without one, it is torch's default group if
     there is one, else what mpirun, torchrun or Slurm say in the environment.
@@ -29,33 +53,45 @@ def init(group: "dist.ProcessGroup | None" = None, *, transport: str = "auto") -
     ``transport`` is ``"nccl"`` (tensors on torch's current GPU), ``"mpi"``, ``"gloo"`` (a private
     gloo group beside ``group``), or ``"auto"``: NCCL for a group whose only backend that is, else
     MPI where mpirun started the job and the MPI module loads on every rank, else gloo. NCCL is the
-    copy that torch has loaded, and meets over one of the others.
+    copy that torch has loaded, and meets over one of the others. MPI has all ranks that mpirun
+    started or none: some of them are ``thinwire.init().split(color)``.
 
-    Raises :class:`InvalidArgument` when nothing says which ranks there are, and
-    :class:`TransportError` or :class:`TimeoutError` when ranks do not come.
+    Raises :class:`InvalidArgument` when nothing says which ranks there are, or MPI knows others
+    than those asked for, and :class:`TransportError` or :class:`TimeoutError` when ranks do not
+    come.
     """
     if transport not in ("auto", "mpi", "gloo", "nccl"):
         raise InvalidArgument(f"unknown transport '{transport}'; use auto, mpi, gloo or nccl")
     on_gpu = transport == "nccl" or (transport == "auto" and _is_nccl(group))
     if not on_gpu:
         return host_ranks(group, transport)
-    known = _defaults.get(True)
-    if group is not None or known is None or known.closed:
-        known = Communicator(over_nccl(host_ranks(group)))
-        if group is None:
-            _defaults[True] = known
-    return known
+    if group is not None:
+        return Communicator(over_nccl(host_ranks(group)))
+    return _known_default("nccl") or _keep(Communicator(over_nccl(host_ranks())))
 
 
 def host_ranks(group: "dist.ProcessGroup | None" = None, transport: str = "auto") -> Communicator:
     """Collective: as :func:`init`, over a transport of the host. The default group's is kept."""
     if group is not None:
         return _make(group, transport)
-    known = _defaults.get(False)
-    if known is None or known.closed:
-        known = _defaults[False] = _make(_torch_default_group(), transport)
-        _core.set_log_rank(known.rank)
-    return known
+    if known := _known_default(transport):
+        return known
+    made = _keep(_make(_torch_default_group(), transport))
+    _core.set_log_rank(made.rank)
+    return made
+
+
+def _known_default(transport: str) -> Communicator | None:
+    """The oldest that fits; forgets those of a default group that torch has replaced."""
+    world = _torch_default_group()
+    _defaults[:] = [default for default in _defaults if default.is_of(world)]
+    return next((d.communicator for d in _defaults if d.is_over(transport)), None)
+
+
+def _keep(made: Communicator) -> Communicator:
+    world = _torch_default_group()
+    _defaults.append(_Default(made, None if world is None else weakref.ref(world)))
+    return made
 
 
 def over_nccl(host: Communicator, device: int | None = None) -> "_core.Communicator":
@@ -106,7 +142,7 @@ def _warn_of_two_nccls() -> None:
 
 def _make(group: "dist.ProcessGroup | None", transport: str) -> Communicator:
     if _use_mpi(group, transport):
-        return Communicator(_core.mpi_communicator())
+        return _over_mpi(group)
     return _over_environment() if group is None else _over_group(group)
 
 
@@ -121,16 +157,66 @@ def _torch_default_group() -> "dist.ProcessGroup | None":
 def _use_mpi(group: "dist.ProcessGroup | None", transport: str) -> bool:
     if transport != "auto":
         return transport == "mpi"
-    place = next(
-        ((int(os.environ[r]), int(os.environ[s])) for r, s in _MPI_VARIABLES if r in os.environ),
-        None,
-    )
+    place = _place_by(*_MPI_VARIABLES)
     loads = place is not None and _core.mpi_available()[0]
     if group is None:
-        return loads
+        # Not for torchrun's workers on a node, where mpirun has started one torchrun for each.
+        launched = _launched()
+        return loads and place is not None and launched is not None and place[1] == launched[1]
+    return _all_say(loads and place == _place_in(group), group)
+
+
+def _over_mpi(group: "dist.ProcessGroup | None") -> Communicator:
+    asked = _launched() if group is None else _place_in(group)
+    place = _place_by(*_MPI_VARIABLES, _SLURM_VARIABLES)
+    # Before MPI is asked, which waits for all its ranks.
+    if group is not None and not _all_say(place in (None, asked), group):
+        raise _other_ranks(asked, place)
+    made = Communicator(_core.mpi_communicator())
+    found = (made.rank, made.size)
+    if "no" in made._core.gather_texts("yes" if asked in (None, found) else "no"):
+        made.close()
+        raise _other_ranks(asked, found)
+    return made
+
+
+def _other_ranks(asked: tuple[int, int] | None, found: tuple[int, int] | None) -> InvalidArgument:
+    def name(place: tuple[int, int] | None) -> str:
+        return "unknown" if place is None else f"rank {place[0]} of {place[1]}"
+
+    differ = "" if asked != found else ", and the places of other ranks differ"
+    return InvalidArgument(
+        f"this process shall be {name(asked)}, and to MPI it is {name(found)}{differ}: MPI has all "
+        "ranks that mpirun started, in its order. Start the job with mpirun; for some of its ranks "
+        "call split(color) on what thinwire.init() returns, or take transport='gloo'"
+    )
+
+
+def _place_in(group: "dist.ProcessGroup") -> tuple[int, int]:
     import torch.distributed as dist
 
-    mine = loads and place == (dist.get_rank(group), dist.get_world_size(group))
+    return dist.get_rank(group), dist.get_world_size(group)
+
+
+def _place_by(*variables: tuple[str, str]) -> tuple[int, int] | None:
+    """(rank, number of ranks) by the first pair of environment variables that is set."""
+    environment = os.environ
+    for rank, size in variables:
+        if rank in environment and size in environment:
+            return int(environment[rank]), int(environment[size])
+    return None
+
+
+def _launched() -> tuple[int, int] | None:
+    """(rank, number of ranks) by the launcher, the inner one of two; None: by one unknown here."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun
+        return _place_by(_TORCH_VARIABLES)
+    return _place_by(*_MPI_VARIABLES, _TORCH_VARIABLES, _SLURM_VARIABLES)
+
+
+def _all_say(mine: bool, group: "dist.ProcessGroup") -> bool:
+    import torch.distributed as dist
+
     votes: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(votes, mine, group=group)
     return all(votes)
@@ -214,7 +300,7 @@ def _own_address() -> str:
 def _set_torch_variables() -> None:
     """RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, from the launcher's own where they miss."""
     environment = os.environ
-    for rank, size in (*_MPI_VARIABLES, ("SLURM_PROCID", "SLURM_NTASKS")):
+    for rank, size in (*_MPI_VARIABLES, _SLURM_VARIABLES):
         if rank in environment and size in environment:
             environment.setdefault("RANK", environment[rank])
             environment.setdefault("WORLD_SIZE", environment[size])
