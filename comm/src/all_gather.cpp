@@ -22,7 +22,7 @@ struct CompressedAllGather::Impl {
   };
 
   Communicator& communicator;
-  std::unique_ptr<Communicator> lane;
+  std::shared_ptr<Communicator> lane;
   DType dtype;
   std::vector<std::int64_t> boundaries;
   std::vector<std::unique_ptr<Shard>> shards;
@@ -65,12 +65,10 @@ struct CompressedAllGather::Impl {
   }
 };
 
-CompressedAllGather::CompressedAllGather(Communicator& communicator,
-                                         const compress::CodecSpec& codec,
-                                         const std::vector<compress::Span>& spans, DType dtype,
-                                         std::vector<std::int64_t> boundaries,
-                                         std::shared_ptr<WorkerPool> pool,
-                                         std::shared_ptr<MemoryResource> memory) {
+CompressedAllGather::CompressedAllGather(
+    Communicator& communicator, const compress::CodecSpec& codec,
+    const std::vector<compress::Span>& spans, DType dtype, std::vector<std::int64_t> boundaries,
+    std::shared_ptr<WorkerPool> pool, std::shared_ptr<MemoryResource> memory, SharedLanes* lanes) {
   auto plans = make_gather_plans(codec, spans, dtype, boundaries, communicator.size());
   std::size_t slot_bytes = 0;
   for (const compress::Plan& plan : plans) {
@@ -86,7 +84,7 @@ CompressedAllGather::CompressedAllGather(Communicator& communicator,
   const auto& own = shards[static_cast<std::size_t>(communicator.rank())]->plan;
   auto state = std::make_unique<compress::State>(own, 0, memory);
   impl_.reset(new Impl{communicator,
-                       make_lane(communicator),
+                       take_lane(communicator, lanes),
                        dtype,
                        std::move(boundaries),
                        std::move(shards),

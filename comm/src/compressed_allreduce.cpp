@@ -54,14 +54,14 @@ int default_codec_threads(const Communicator& communicator) {
 
 struct CompressedAllreduce::Impl {
   Impl(Communicator& communicator_, compress::Plan plan, std::shared_ptr<WorkerPool> pool,
-       std::shared_ptr<MemoryResource> memory, Algorithm algorithm)
+       std::shared_ptr<MemoryResource> memory, Algorithm algorithm, SharedLanes* shared)
       : communicator{communicator_},
-        lanes{communicator},
-        bucket{make_exchange({lanes, std::move(pool), std::move(memory)}, std::move(plan),
+        lanes{take_lanes(communicator, shared)},
+        bucket{make_exchange({*lanes, std::move(pool), std::move(memory)}, std::move(plan),
                              algorithm)} {}
 
   Communicator& communicator;
-  Lanes lanes;
+  std::shared_ptr<Lanes> lanes;
   std::unique_ptr<BucketExchange> bucket;
   std::uint64_t sequence = 0;
 };
@@ -69,10 +69,10 @@ struct CompressedAllreduce::Impl {
 CompressedAllreduce::CompressedAllreduce(Communicator& communicator, compress::Plan plan,
                                          std::shared_ptr<WorkerPool> pool,
                                          std::shared_ptr<MemoryResource> memory,
-                                         Algorithm algorithm) {
+                                         Algorithm algorithm, SharedLanes* lanes) {
   require_equal_plans(communicator, {&plan, 1}, algorithm, config().timeout);
   impl_ = std::make_unique<Impl>(communicator, std::move(plan), std::move(pool), std::move(memory),
-                                 algorithm);
+                                 algorithm, lanes);
 }
 
 CompressedAllreduce::~CompressedAllreduce() = default;
@@ -92,7 +92,7 @@ compress::Verdict CompressedAllreduce::run(TensorView gradients, const float* in
     }
   } catch (...) {
     abort_all(std::current_exception(),
-              {&impl.communicator, impl.lanes.reduce.get(), impl.lanes.gather.get()});
+              {&impl.communicator, impl.lanes->reduce.get(), impl.lanes->gather.get()});
     impl.bucket->take_back();
     throw;
   }

@@ -16,9 +16,9 @@ using compress::Phase;
 
 struct CompressedReduceScatter::Impl {
   Impl(Communicator& communicator_, compress::Plan plan_, std::shared_ptr<WorkerPool> pool,
-       const std::shared_ptr<MemoryResource>& memory)
+       const std::shared_ptr<MemoryResource>& memory, SharedLanes* lanes)
       : communicator{communicator_},
-        lane{make_lane(communicator)},
+        lane{take_lane(communicator, lanes)},
         plan{std::move(plan_)},
         state{plan, communicator.rank(), memory},
         coder{compress::make_host_coder(plan, std::move(pool))},
@@ -76,7 +76,7 @@ struct CompressedReduceScatter::Impl {
   }
 
   Communicator& communicator;
-  std::unique_ptr<Communicator> lane;
+  std::shared_ptr<Communicator> lane;
   compress::Plan plan;
   compress::State state;
   std::unique_ptr<compress::Coder> coder;
@@ -88,10 +88,11 @@ struct CompressedReduceScatter::Impl {
 
 CompressedReduceScatter::CompressedReduceScatter(Communicator& communicator, compress::Plan plan,
                                                  std::shared_ptr<WorkerPool> pool,
-                                                 std::shared_ptr<MemoryResource> memory) {
+                                                 std::shared_ptr<MemoryResource> memory,
+                                                 SharedLanes* lanes) {
   require_reduce_scatter(plan);
   require_equal_plans(communicator, {&plan, 1}, Algorithm::two_phase, config().timeout);
-  impl_ = std::make_unique<Impl>(communicator, std::move(plan), std::move(pool), memory);
+  impl_ = std::make_unique<Impl>(communicator, std::move(plan), std::move(pool), memory, lanes);
 }
 
 CompressedReduceScatter::~CompressedReduceScatter() = default;

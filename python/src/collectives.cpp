@@ -5,7 +5,6 @@
 
 #include "convert.hpp"
 #include "register.hpp"
-#include "thinwire/comm/compressed_allreduce.hpp"
 #include "thinwire/comm/sharded.hpp"
 
 namespace thinwire::python {
@@ -13,20 +12,26 @@ namespace {
 
 using compress::parse_codec;
 
-std::shared_ptr<WorkerPool> pool_for(const comm::Communicator& communicator) {
-  return std::make_shared<WorkerPool>(comm::default_codec_threads(communicator));
+using Open = std::shared_ptr<OpenCommunicator>;
+
+std::shared_ptr<WorkerPool> pool_of(OpenCommunicator& open) {
+  if (!open.pool) open.pool = std::make_shared<WorkerPool>(comm::default_codec_threads(*open.own));
+  return open.pool;
 }
 
 /// One tensor's compressed allreduce, kept between calls for its residual.
 struct TensorAllreduce {
-  TensorAllreduce(std::shared_ptr<CommunicatorBox> box_, const std::string& name,
+  TensorAllreduce(const std::shared_ptr<CommunicatorBox>& box, const std::string& name,
                   std::int64_t numel, const std::string& dtype, const std::string& codec)
-      : box{std::move(box_)},
-        allreduce{box->get(),
+      : open{box->share()},
+        allreduce{*open->own,
                   compress::Plan{{parse_codec(codec)},
                                  whole(name, numel),
-                                 {.ranks = box->get().size(), .dtype = parse_dtype(dtype)}},
-                  pool_for(box->get()), default_memory()} {}
+                                 {.ranks = open->own->size(), .dtype = parse_dtype(dtype)}},
+                  pool_of(*open),
+                  default_memory(),
+                  comm::Algorithm::automatic,
+                  &open->lanes} {}
 
   bool run(std::uintptr_t address, std::int64_t numel, const std::string& dtype) {
     const auto verdict = allreduce.run(view_at(address, numel, dtype, Device::host));
@@ -34,23 +39,23 @@ struct TensorAllreduce {
     return verdict.finite();
   }
 
-  std::shared_ptr<CommunicatorBox> box;
+  Open open;
   comm::CompressedAllreduce allreduce;
 };
 
 struct TensorReduceScatter {
-  TensorReduceScatter(std::shared_ptr<CommunicatorBox> box_, const std::string& name,
+  TensorReduceScatter(const std::shared_ptr<CommunicatorBox>& box, const std::string& name,
                       const std::vector<std::int64_t>& boundaries, const std::string& dtype,
                       const std::string& codec)
-      : box{std::move(box_)},
-        reduce_scatter{box->get(),
+      : open{box->share()},
+        reduce_scatter{*open->own,
                        compress::Plan{{parse_codec(codec)},
                                       whole(name, boundaries.back()),
-                                      {.ranks = box->get().size(),
+                                      {.ranks = open->own->size(),
                                        .operation = compress::Operation::reduce_scatter,
                                        .dtype = parse_dtype(dtype),
                                        .boundaries = boundaries}},
-                       pool_for(box->get()), default_memory()} {}
+                       pool_of(*open), default_memory(), &open->lanes} {}
 
   bool run(std::uintptr_t in, std::int64_t numel, std::uintptr_t out, std::int64_t out_numel,
            const std::string& dtype) {
@@ -60,18 +65,18 @@ struct TensorReduceScatter {
     return verdict.finite();
   }
 
-  std::shared_ptr<CommunicatorBox> box;
+  Open open;
   comm::CompressedReduceScatter reduce_scatter;
 };
 
 struct TensorAllGather {
-  TensorAllGather(std::shared_ptr<CommunicatorBox> box_,
+  TensorAllGather(const std::shared_ptr<CommunicatorBox>& box,
                   const std::vector<std::int64_t>& boundaries, const std::string& dtype,
                   const std::string& codec)
-      : box{std::move(box_)},
-        all_gather{box->get(),         parse_codec(codec), whole("tensor", boundaries.back()),
-                   parse_dtype(dtype), boundaries,         pool_for(box->get()),
-                   default_memory()} {}
+      : open{box->share()},
+        all_gather{*open->own,         parse_codec(codec), whole("tensor", boundaries.back()),
+                   parse_dtype(dtype), boundaries,         pool_of(*open),
+                   default_memory(),   &open->lanes} {}
 
   bool run(std::uintptr_t in, std::int64_t in_numel, std::uintptr_t out, std::int64_t numel,
            const std::string& dtype) {
@@ -80,7 +85,7 @@ struct TensorAllGather {
         .finite();
   }
 
-  std::shared_ptr<CommunicatorBox> box;
+  Open open;
   comm::CompressedAllGather all_gather;
 };
 

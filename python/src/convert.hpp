@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "thinwire/comm/communicator.hpp"
+#include "thinwire/comm/compressed_allreduce.hpp"
 #include "thinwire/compress/plan.hpp"
 #include "thinwire/core/cuda/device.hpp"
 
@@ -68,10 +68,13 @@ class OnDevice {
 struct OpenCommunicator {
   std::shared_ptr<OpenCommunicator> parent;  // first, so that it is destroyed last
   std::unique_ptr<comm::Communicator> own;
+  // Of the compressed operations on the host, made by the first; they run one after the other.
+  std::shared_ptr<WorkerPool> pool{};
+  comm::SharedLanes lanes{};
 };
 
-/// A communicator as Python holds it. Closing it drops Python's use: it ends when its children,
-/// which share it, have ended too.
+/// A communicator as Python holds it. Closing it drops Python's use: it ends when its children and
+/// operations, which share it, have ended too.
 struct CommunicatorBox {
   std::shared_ptr<OpenCommunicator> open;
   int device = -1;  ///< the GPU of a communicator over NCCL

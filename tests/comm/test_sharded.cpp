@@ -108,6 +108,56 @@ TEST(AllGather, CodecWithResidual_IsRefused) {
   });
 }
 
+/// What three operations in turn give, twice; with lanes of their own, or with shared ones.
+std::vector<float> three_in_turn(Communicator& communicator, SharedLanes* lanes) {
+  const std::int64_t part = 700;
+  const std::int64_t n = part * communicator.size();
+  std::vector<std::int64_t> boundaries;
+  for (int rank = 0; rank <= communicator.size(); ++rank) boundaries.push_back(rank * part);
+  const auto pool = std::make_shared<WorkerPool>(1);
+  const auto codec = parse_codec("int8+noef");
+  const std::vector<compress::Span> spans{{.parameter = "w", .length = n}};
+  const compress::Plan plan{{codec}, spans, {.ranks = communicator.size()}};
+  auto allreduce = std::make_unique<CompressedAllreduce>(communicator, plan, pool, default_memory(),
+                                                         Algorithm::automatic, lanes);
+  CompressedReduceScatter reduce_scatter{communicator,
+                                         {{codec},
+                                          spans,
+                                          {.ranks = communicator.size(),
+                                           .operation = compress::Operation::reduce_scatter,
+                                           .boundaries = boundaries}},
+                                         pool,
+                                         default_memory(),
+                                         lanes};
+  CompressedAllGather all_gather{communicator,     codec, spans, DType::f32, boundaries, pool,
+                                 default_memory(), lanes};
+  if (lanes != nullptr) lanes->reset();  // operations keep what they share
+  std::vector<float> all;
+  auto values = random_values(n, communicator.rank());
+  for (int turn = 0; turn < 2; ++turn) {
+    std::vector<float> mine(static_cast<std::size_t>(part));
+    reduce_scatter.run(const_view_of(values), view_of(mine));
+    reduce_scatter.end_step(true);
+    all_gather.run(const_view_of(mine), view_of(values));
+    all.insert(all.end(), values.begin(), values.end());
+    if (turn == 1) break;
+    allreduce->run(view_of(values));
+    allreduce->end_step(true);
+    allreduce.reset();  // the others go on
+  }
+  return all;
+}
+
+TEST(SharedLanes, OperationsInTurn_GiveTheBitsOfOwnLanes) {
+  for (const int ranks : {1, 2, 3}) {
+    run_ranks(ranks, [&](Communicator& communicator) {
+      SharedLanes lanes;
+      EXPECT_TRUE(testing::same_bits(three_in_turn(communicator, nullptr),
+                                     three_in_turn(communicator, &lanes)));
+    });
+  }
+}
+
 double sum_of(const std::vector<compress::Residual>& residuals) {
   double sum = 0;
   for (const auto& residual : residuals) {

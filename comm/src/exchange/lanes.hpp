@@ -2,8 +2,10 @@
 
 #include <memory>
 #include <string_view>
+#include <utility>
 
 #include "thinwire/comm/communicator.hpp"
+#include "thinwire/comm/compressed_allreduce.hpp"
 
 namespace thinwire::comm {
 
@@ -31,5 +33,20 @@ struct Lanes {
     gather->abort(reason, culprit);
   }
 };
+
+/// Collective where it makes them: the shared lanes, or an operation's own for null.
+inline std::shared_ptr<Lanes> take_lanes(Communicator& parent, SharedLanes* shared) {
+  if (shared == nullptr) return std::make_shared<Lanes>(parent);
+  if (*shared == nullptr) *shared = std::make_shared<Lanes>(parent);
+  return *shared;
+}
+
+/// The same for an operation of one exchange.
+inline std::shared_ptr<Communicator> take_lane(Communicator& parent, SharedLanes* shared) {
+  if (shared == nullptr) return make_lane(parent);
+  auto lanes = take_lanes(parent, shared);
+  auto* const lane = lanes->reduce.get();
+  return {std::move(lanes), lane};
+}
 
 }  // namespace thinwire::comm

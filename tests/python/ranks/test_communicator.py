@@ -138,6 +138,23 @@ def test_calls_of_a_closed_communicator_say_so():
             call()
 
 
+def test_sizes_share_threads_and_sockets(ranks, only_cpu):
+    def use(part: int) -> None:
+        whole, mine = torch.ones(SIZE * part), torch.ones(part)
+        ranks.allreduce(whole, codec="int8")
+        ranks.reduce_scatter(mine, whole, codec="int8")
+        ranks.all_gather(whole, mine, codec="int8")
+
+    def held() -> list[int]:
+        return [len(os.listdir(f"/proc/self/{of}")) for of in ("task", "fd")]
+
+    use(700)
+    before = held()
+    for part in range(701, 709):
+        use(part)
+    assert all(now <= then for now, then in zip(held(), before, strict=True)), (before, held())
+
+
 @pytest.mark.parametrize(
     ("tensor", "words"),
     [

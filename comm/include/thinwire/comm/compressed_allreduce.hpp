@@ -40,6 +40,15 @@ Algorithm parse_algorithm(std::string_view text);
 /// ranks.
 int default_codec_threads(const Communicator& communicator);
 
+/// The communicators that an operation's exchanges run on, split off its own: its lanes. Each costs
+/// what a split costs, such as sockets.
+struct Lanes;
+
+/// What operations on one communicator of which no two run at a time may share; null at first. The
+/// first of them makes the lanes, once ranks have agreed on its plan. Must go before the
+/// communicator does.
+using SharedLanes = std::shared_ptr<Lanes>;
+
 /// The two-phase allreduce of one bucket: encode N shards, all-to-all, the owner's step,
 /// all-gather, decode. Wire per rank: 2 (N - 1) slots. A plain bucket takes the transport's own
 /// allreduce. After a call all ranks hold the same bits.
@@ -50,10 +59,10 @@ class CompressedAllreduce {
  public:
   /// Collective: compares the plans over the control plane. Allocates everything. Throws
   /// MismatchError on every rank when plans differ, OutOfMemory, InvalidArgument when the plan's
-  /// ranks are not the communicator's.
+  /// ranks are not the communicator's. `lanes`: null for lanes of its own; used here alone.
   CompressedAllreduce(Communicator& communicator, compress::Plan plan,
                       std::shared_ptr<WorkerPool> pool, std::shared_ptr<MemoryResource> memory,
-                      Algorithm algorithm = Algorithm::automatic);
+                      Algorithm algorithm = Algorithm::automatic, SharedLanes* lanes = nullptr);
   ~CompressedAllreduce();
 
   const compress::Plan& plan() const;

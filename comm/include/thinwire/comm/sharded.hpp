@@ -20,8 +20,10 @@ class CompressedReduceScatter {
  public:
   /// Collective: compares plans. `plan` has Operation::reduce_scatter and its boundaries set.
   /// Throws InvalidArgument for another operation, MismatchError on every rank when plans differ.
+  /// `lanes` as in CompressedAllreduce.
   CompressedReduceScatter(Communicator& communicator, compress::Plan plan,
-                          std::shared_ptr<WorkerPool> pool, std::shared_ptr<MemoryResource> memory);
+                          std::shared_ptr<WorkerPool> pool, std::shared_ptr<MemoryResource> memory,
+                          SharedLanes* lanes = nullptr);
   ~CompressedReduceScatter();
 
   /// out = this rank's shard of the mean over ranks. `gradients` is the whole tensor and stays as
@@ -50,7 +52,7 @@ class CompressedAllGather {
   CompressedAllGather(Communicator& communicator, const compress::CodecSpec& codec,
                       const std::vector<compress::Span>& spans, DType dtype,
                       std::vector<std::int64_t> boundaries, std::shared_ptr<WorkerPool> pool,
-                      std::shared_ptr<MemoryResource> memory);
+                      std::shared_ptr<MemoryResource> memory, SharedLanes* lanes = nullptr);
   ~CompressedAllGather();
 
   /// `shard`: this rank's elements; `out`: the whole tensor. They may not overlap. Blocks.
