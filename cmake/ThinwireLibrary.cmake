@@ -3,12 +3,12 @@ add_library(thinwire SHARED)
 add_library(thinwire::thinwire ALIAS thinwire)
 set_target_properties(thinwire PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR})
 target_link_options(thinwire PRIVATE
-  -Wl,--version-script=${PROJECT_SOURCE_DIR}/cmake/thinwire.map -Wl,--no-undefined)
+  -Wl,--version-script=${PROJECT_SOURCE_DIR}/cmake/thinwire.map)
+if(NOT THINWIRE_SANITIZE)  # clang leaves a sanitizer's functions to the program
+  target_link_options(thinwire PRIVATE -Wl,--no-undefined)
+endif()
 set_target_properties(thinwire PROPERTIES LINK_DEPENDS ${PROJECT_SOURCE_DIR}/cmake/thinwire.map)
-foreach(module IN ITEMS core compress comm pipeline)
-  if(NOT TARGET thinwire_${module})
-    continue()
-  endif()
+foreach(module IN LISTS modules)
   target_sources(thinwire PRIVATE $<TARGET_OBJECTS:thinwire_${module}>)
   target_include_directories(thinwire PUBLIC
     $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/${module}/include>)

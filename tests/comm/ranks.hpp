@@ -31,9 +31,9 @@ constexpr Timeout patience{20000};
 /// A time-out that shall expire, where no other rank needs to have come far by then.
 constexpr Timeout short_wait{200};
 
-/// A time-out that shall expire after every other rank has said what it waits for: on a busy machine
-/// a rank may not run for a second.
-constexpr Timeout report_wait{3000};
+/// A time-out that shall expire after every other rank has said what it waits for: on a busy
+/// machine a rank of eight may not run for a second.
+inline Timeout report_wait(const Communicator& comm) { return Timeout{600 + 300 * comm.size()}; }
 
 /// The error of type E that `call` throws; fails the test if it throws none. Others pass through.
 template <typename E, typename Call>

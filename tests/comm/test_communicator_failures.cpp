@@ -93,7 +93,7 @@ TEST_P(Failures, TimeOut_NamesTheLatePeerAndEndsTheOthers) {
     std::vector<std::byte> mine(10), all(10 * static_cast<std::size_t>(comm.size()));
     auto work = comm.all_gather(bytes_of(mine), bytes_of(all));
     if (comm.rank() == 0) {
-      const auto error = error_of<TimeoutError>([&] { work->wait(report_wait); });
+      const auto error = error_of<TimeoutError>([&] { work->wait(report_wait(comm)); });
       EXPECT_EQ(error.peer, late);
       EXPECT_THAT(error.what(), HasSubstr("rank 0: all_gather of "));
       EXPECT_THAT(error.what(), HasSubstr("timed out after "));
@@ -119,7 +119,7 @@ TEST_P(Failures, TimeOut_OverAChainOfWaits_NamesTheRankAtItsEnd) {
     }
     auto work = comm.recv(bytes_of(data), comm.rank() + 1);
     try {
-      work->wait(report_wait);
+      work->wait(report_wait(comm));
       ADD_FAILURE() << "rank " << comm.rank() << " saw no error";
     } catch (const TransportError& error) {
       EXPECT_EQ(error.peer, last) << error.what();
@@ -145,7 +145,7 @@ TEST_P(Failures, TimeOut_OverWaitsInTwoSplits_NamesTheRankThatWaitsInNone) {
     std::vector<std::byte> mine(10), all(10 * static_cast<std::size_t>(comm.size()));
     auto work = lane.all_gather(bytes_of(mine), bytes_of(all));
     try {
-      work->wait(report_wait);
+      work->wait(report_wait(comm));
       ADD_FAILURE() << "rank " << comm.rank() << " saw no error";
     } catch (const TransportError& error) {
       EXPECT_EQ(error.peer, silent) << error.what();
@@ -160,7 +160,7 @@ TEST_P(Failures, TimeOut_WhenAllWait_SaysThatTheCallsDiffer) {
     std::vector<std::byte> data(1);
     auto work = comm.recv(bytes_of(data), (comm.rank() + 1) % comm.size());
     try {
-      work->wait(report_wait);
+      work->wait(report_wait(comm));
       ADD_FAILURE() << "rank " << comm.rank() << " saw no error";
     } catch (const TransportError& error) {
       EXPECT_THAT(error.what(), HasSubstr("do all ranks make the same calls?"));

@@ -22,7 +22,10 @@ class EngineMatchesReference : public ::testing::TestWithParam<std::tuple<const 
 
 // Three steps, so that residuals of both sides take part.
 TEST_P(EngineMatchesReference, ThreeSteps_EveryRank_HoldsTheReferenceBits) {
-  const auto [codec, ranks, chunks] = GetParam();
+  // Not a structured binding: clang 14 captures none.
+  const auto& codec = std::get<0>(GetParam());
+  const int ranks = std::get<1>(GetParam());
+  const int chunks = std::get<2>(GetParam());
   const BucketLayout layout = make_buckets(small_model, 1 << 20, one_codec(parse_codec(codec)));
   const std::int64_t n = layout.buckets[0].elements;
 
