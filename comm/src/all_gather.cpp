@@ -56,12 +56,20 @@ struct CompressedAllGather::Impl {
       const TensorView part{
           static_cast<std::byte*>(out.data) + static_cast<std::size_t>(from) * size_of(dtype),
           boundaries[owner + 1] - from, dtype};
-      verdict.flags |=
-          shards[owner]
-              ->coder->decode(0, {received.data() + owner * slot_bytes, slot_of(owner)}, call, part)
-              .flags;
+      verdict.flags |= decode(owner, call, part).flags;
     }
     return verdict;
+  }
+
+  compress::Verdict decode(std::size_t owner, const compress::CallState& call, TensorView part) {
+    const std::span<const std::byte> slot{received.data() + owner * slot_bytes, slot_of(owner)};
+    try {
+      return shards[owner]->coder->decode(0, slot, call, part);
+    } catch (const FormatError& error) {  // each shard's plan knows one rank, 0
+      throw FormatError{fmt::format("rank {}: the shard of rank {}: {}", communicator.rank(), owner,
+                                    error.what()),
+                        static_cast<int>(owner)};
+    }
   }
 };
 

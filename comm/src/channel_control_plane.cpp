@@ -124,12 +124,14 @@ std::optional<AbortNotice> ChannelControlPlane::abort_notice() {
   return notice_of_parent();
 }
 
-int ChannelControlPlane::lost_rank() {
+std::optional<int> ChannelControlPlane::lost_rank() {
   {
     const std::scoped_lock lock{mutex_};
     if (notice_) return notice_->culprit == teller_ ? -1 : notice_->culprit;
   }
-  return parent_ == nullptr ? -1 : place_of_member(parent_->lost_rank());
+  const auto of_parent = parent_ == nullptr ? std::nullopt : parent_->lost_rank();
+  if (!of_parent) return std::nullopt;
+  return place_of_member(*of_parent);
 }
 
 std::optional<AbortNotice> ChannelControlPlane::notice_of_parent() {

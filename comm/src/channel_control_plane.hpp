@@ -38,9 +38,9 @@ class ChannelControlPlane final : public ControlPlane {
   /// The rank goes on. Does nothing unless something was reported.
   void end_wait();
 
-  /// After an abort: the rank that another one has blamed, which may not know of it; -1 if the
-  /// culprit has told it itself.
-  int lost_rank();
+  /// After an abort here or in a parent: the rank that another one has blamed, which may not know
+  /// of it; -1 if the culprit has told it itself. Reads no letters.
+  std::optional<int> lost_rank();
 
   /// Whom to name when a wait for `late` has timed out. Does not block.
   Blame blame(const std::vector<int>& late);

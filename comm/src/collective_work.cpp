@@ -190,8 +190,10 @@ void CollectiveWork::fail(std::exception_ptr error) noexcept {
     notice.reason = e.what();
   } catch (...) {
   }
+  // Before this rank tells it on: who told it first says whether the culprit knows.
+  const auto heard = context_.control.lost_rank();
   context_.control.post_abort(notice);
-  const int lost = context_.control.lost_rank();
+  const int lost = heard ? *heard : context_.control.lost_rank().value_or(-1);
   for (const auto& pending : pending_) {
     if (lost >= 0 && pending.transfer.peer == lost) pending.request->lose_peer();
   }

@@ -76,12 +76,29 @@ struct Engine::Impl {
       const auto error = std::current_exception();
       abort_all_of(error);
       loop.clear();
-      for (std::size_t i = 0; i < callbacks.size(); ++i) call_back(i);
-      const std::lock_guard lock{mutex};
-      take_back_buckets();
-      failure = error;
-      done.notify_all();
+      while (!end_with(error)) {
+      }
     }
+  }
+
+  /// Records the failure once all callbacks have been called; false: it has called some, and more
+  /// may have been submitted meanwhile.
+  bool end_with(const std::exception_ptr& error) {
+    std::vector<std::function<void()>> open;
+    {
+      const std::lock_guard lock{mutex};
+      for (auto& callback : callbacks) {
+        if (callback) open.push_back(std::exchange(callback, {}));
+      }
+      if (open.empty()) {
+        take_back_buckets();
+        failure = error;
+        done.notify_all();
+        return true;
+      }
+    }
+    for (const auto& callback : open) callback();
+    return false;
   }
 
   /// Nobody waits in vain for a bucket, and none returns from a wait while its callback still runs.

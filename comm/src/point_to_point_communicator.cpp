@@ -247,17 +247,28 @@ SplitGroup PointToPointCommunicator::agree(int color, int key) {
     const int proposal = transport_->split_number();
     auto group = agree_on_split(control_, color, key, proposal);
     if (proposal == 0) return group;
-    // Another thread may be splitting another communicator of some of these ranks.
-    bool taken = true;
+    // Another thread may be splitting another communicator of some of these ranks. Who has no more
+    // numbers says it like the others, so that all know.
+    std::exception_ptr error;
+    std::string_view mine = "taken";
     try {
-      if (!group.members.empty()) {
-        taken = transport_->take_split_number(group.number, group.members.size());
+      if (!group.members.empty() &&
+          !transport_->take_split_number(group.number, group.members.size())) {
+        mine = "again";
       }
-    } catch (const std::exception& error) {
-      control_.post_abort({rank(), error.what()});  // the others wait for the answer
-      throw;
+    } catch (const TransportError&) {
+      error = std::current_exception();
+      mine = "over";
     }
-    const auto answers = control_.all_gather(taken ? "taken" : "again", config().timeout);
+    const auto answers = control_.all_gather(mine, config().timeout);
+    if (error) std::rethrow_exception(error);
+    const auto over = std::find(answers.begin(), answers.end(), "over");
+    if (over != answers.end()) {
+      throw TransportError{fmt::format(
+          "rank {}: split: rank {} has no more of MPI's tags for splits; keep and reuse "
+          "communicators",
+          rank(), over - answers.begin())};
+    }
     if (std::find(answers.begin(), answers.end(), "again") == answers.end()) return group;
   }
 }

@@ -199,6 +199,39 @@ TEST(Engine, ThousandsOfBuckets_AreComparedAndTheFirstThatDiffersIsNamed) {
   });
 }
 
+TEST(EngineSubmit, WhileAFailureIsToldToCallbacks_GetsItsOwnToo) {
+  run_ranks(2, [](Communicator& communicator) {
+    const auto buckets = buckets_of(2000);
+    Engine engine{communicator, {}, {.timeout = Timeout{300}}};
+    const auto indices = add_all(engine, buckets);
+    if (communicator.rank() == 1) {  // takes no part, until rank 0 has lost patience
+      while (!communicator.control().abort_notice()) std::this_thread::yield();
+      return;
+    }
+    std::atomic<bool> telling{false};
+    std::atomic<int> accepted{0}, called{0};
+    std::vector<std::vector<float>> gradients;
+    for (const Bucket& bucket : buckets)
+      gradients.push_back(random_gradients(bucket.elements, 0, 0));
+    const auto submit = [&](std::size_t i, const std::function<void()>& done) {
+      engine.submit(indices[i], view_of(gradients[i]), nullptr, nullptr, done);
+      ++accepted;
+    };
+    submit(buckets.size() - 1, [&] {
+      telling = true;
+      std::this_thread::sleep_for(std::chrono::milliseconds{100});
+      ++called;
+    });
+    while (!telling) std::this_thread::yield();
+    try {
+      submit(0, [&] { ++called; });
+    } catch (const TransportError&) {  // too late: the failure is known
+    }
+    EXPECT_THROW(engine.end_step(), TransportError);
+    EXPECT_EQ(called, accepted);
+  });
+}
+
 TEST(EngineSubmit, Callback_IsCalledOnceForEachCall) {
   run_ranks(2, [](Communicator& communicator) {
     Engine engine{communicator, {}};

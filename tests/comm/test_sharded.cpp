@@ -4,6 +4,7 @@
 
 #include "gradients.hpp"
 #include "thinwire/comm/engine.hpp"
+#include "thinwire/comm/fault_injection.hpp"
 #include "thinwire/comm/sharded.hpp"
 #include "thinwire/comm/transports.hpp"
 
@@ -93,6 +94,28 @@ TEST(AllGather, UnevenShards_Bf16_AreEveryRanksRoundedValues) {
       }
     });
   }
+}
+
+TEST(AllGather, CorruptShard_BlamesItsOwner) {
+  constexpr int owner = 2;
+  run_ranks(3, [&](Communicator& inner) {
+    const auto comm = inject_faults(
+        inner, {{.kind = Fault::Kind::corrupt, .rank = owner, .operation = "all_gather"}});
+    CompressedAllGather gather{
+        *comm,           parse_codec("bf16"), {{.parameter = "a", .length = 300}},
+        DType::f32,      {0, 100, 200, 300},  std::make_shared<WorkerPool>(1),
+        default_memory()};
+    const auto mine = random_values(100, inner.rank());
+    std::vector<float> all(300);
+    try {
+      gather.run(const_view_of(mine), view_of(all));
+      EXPECT_EQ(inner.rank(), owner) << "no error";
+    } catch (const FormatError& error) {
+      EXPECT_EQ(error.peer, owner) << error.what();
+    } catch (const AbortedError& error) {
+      EXPECT_EQ(error.peer, owner) << error.what();
+    }
+  });
 }
 
 TEST(AllGather, CodecWithResidual_IsRefused) {
