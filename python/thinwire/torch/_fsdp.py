@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from thinwire import _torch_private as private
 from thinwire.errors import InvalidArgument, Unsupported, UnsupportedTensor
-from thinwire.torch import _state
+from thinwire.torch import _phases, _state
 from thinwire.torch._handle import Handle
 from thinwire.torch.adamw import AdamW
 
@@ -49,6 +49,7 @@ def replicate(
     ``mesh`` hold different shards.
     """
     module = private.uncompiled(model)
+    optimizer = _phases.unwrapped(optimizer)
     groups = private.fsdp_groups(module)
     refuse_groups(module, groups, "replicate()", "set_all_reduce_hook")
     for group in groups:
@@ -160,9 +161,15 @@ class ReplicaHandle(Handle):
 
     def load_state_dict(self, state: Mapping[str, Any], *, residuals: str = "per_rank") -> None:
         """As :meth:`Handle.load_state_dict`; another number of shards takes ``drop``."""
+        super().load_state_dict(state, residuals=residuals)
+
+    def close(self) -> None:
+        """Ends the engine's thread; done at exit by itself. Replicas then average plain."""
+        super().close()
+
+    def _own_state(self, state: Any, residuals: str) -> Any:
         where = f"rank {self._rank}: thinwire state"
-        own = _state.of_shard(state, self._shard, self._shards, residuals, where)
-        super().load_state_dict(own, residuals=residuals)
+        return _state.of_shard(state, self._shard, self._shards, residuals, where)
 
     def _sizes(self) -> dict[str, int]:
         return {
@@ -183,15 +190,18 @@ class ReplicaHandle(Handle):
             return
         if buffer.is_cuda:  # of the reduce-scatter's stream, and freed once it has been cast
             buffer.record_stream(torch.cuda.current_stream(buffer.device))
+        # As on a 2-D mesh: who sets a divisor divides the sum over all ranks by it.
+        summed = group.divide_factor is not None
+        op = dist.ReduceOp.SUM if summed else dist.ReduceOp.AVG
+        if self._closed:
+            dist.all_reduce(buffer, op=op, group=self._group)
+            return
         if not self._in_backward or group.fqn in self._submitted:
             self._begin_backward()
         self._in_backward = True
         private.after_backward(self._finish_backward)
-        # As on a 2-D mesh: who sets a divisor divides the sum over all ranks by it.
-        summed = group.divide_factor is not None
         named = self._named_shards(group, buffer)
         if named is None or self._travels_plain(named, buffer):
-            op = dist.ReduceOp.SUM if summed else dist.ReduceOp.AVG
             dist.all_reduce(buffer, op=op, group=self._group)
             return
         self._submitted.add(group.fqn)

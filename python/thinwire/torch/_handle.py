@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from os import PathLike
 from typing import Any
 
@@ -13,8 +13,9 @@ from thinwire import _torch_private as private
 from thinwire._lifetime import close_at_exit
 from thinwire._start import apart, host_ranks, over_nccl
 from thinwire._tensors import dtype_name
-from thinwire.errors import InvalidArgument, Unsupported
+from thinwire.errors import InvalidArgument, MismatchError, NonFiniteError, Unsupported
 from thinwire.torch import _auto, _phases, _state
+from thinwire.torch._detached import DetachedHandle
 from thinwire.torch._gpu_reducer import GpuReducer
 from thinwire.torch._host_reducer import HostReducer
 from thinwire.torch._momentum import CodedMomentum
@@ -133,7 +134,8 @@ class Handle:
         What a parameter's new codec does not use of its residual (``none``) is kept for later.
         Raises :class:`MismatchError` on every rank when ranks give different ones.
         """
-        rules = self._target.with_codec(codec)
+        with self._on_all_ranks():
+            rules = self._target.with_codec(codec)
         self._require_equal_rules(rules.codec, rules)
         self._adopt(rules)
         self._say_codec()
@@ -270,10 +272,13 @@ class Handle:
         bitwise), ``mean`` (any number of ranks, from all ranks' states, see
         :func:`merge_states`: nothing that was left out is lost), or ``drop``.
 
-        Raises FormatError or InvalidArgument, and then changes nothing.
+        Raises FormatError or InvalidArgument, on other ranks MismatchError, and then changes
+        nothing.
         """
-        worker, server = _state.read(state, residuals, self._rank, self._size, self._sizes())
-        rules = self._target.with_codec(str(state.get("codec")))
+        with self._on_all_ranks():
+            own = self._own_state(state, residuals)
+            worker, server = _state.read(own, residuals, self._rank, self._size, self._sizes())
+            rules = self._target.with_codec(str(own.get("codec")))
         self._require_equal_rules(rules.codec, rules)
         self._adopt(rules)
         if self._reducer is not None:
@@ -325,9 +330,25 @@ class Handle:
     def _require_equal_rules(
         self, codec: str, rules: CodecRules, more: Sequence[tuple[str, str]] = ()
     ) -> None:
+        self._require_equal([("codec", codec), ("codecs", str(rules.patterns)), *more])
+
+    def _require_equal(self, fields: list[tuple[str, str]]) -> None:
         if self._reducer is not None:
-            fields = [("codec", codec), ("codecs", str(rules.patterns)), *more]
             self._communicator.require_equal(f"rank {self._rank}: {self._maker}", fields)
+
+    @contextmanager
+    def _on_all_ranks(self) -> Iterator[None]:
+        """Of a collective call: what a rank's own input raises, the others hear of at once."""
+        try:
+            yield
+        except Exception as error:
+            with suppress(MismatchError):
+                self._require_equal([("input", f"refused: {error}")])
+            raise
+
+    def _own_state(self, state: Any, residuals: str) -> Any:
+        """What of a saved state is for this rank."""
+        return state
 
     def _reduce(self, bucket: private.GradBucket) -> Future:
         """The hook: runs on autograd's thread as a bucket's gradients become ready."""
@@ -423,8 +444,12 @@ class Handle:
             raise error
         self._steps += 1
         if self._non_finite == "raise":
-            self._end_step()
-            self._reducer.settle()
+            try:
+                self._end_step()
+                self._reducer.settle()
+            except NonFiniteError:
+                self._step_ended = False  # it counts for nothing: whoever discards it may
+                raise
 
     def _end_step(self, found_inf: bool = False) -> None:
         if self._reducer is not None:
@@ -457,16 +482,3 @@ class Handle:
     def _say(self, text: str) -> None:
         if self._rank == 0:
             logger.info("%s", text)
-
-
-class DetachedHandle:
-    """In place of a handle in a copy of a model: the copy trains as plain DDP, if at all."""
-
-    replaceable = True
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise Unsupported(
-            "this is a copy of a compressed model, which exchanges nothing; call compress() on it"
-        )

@@ -55,7 +55,12 @@ class CodecRules:
         return CodecRules(codec, self.patterns)
 
     def with_instead_of(self, kinds: tuple[str, ...], codec: str) -> "CodecRules":
-        """These rules with ``codec`` instead of each of ``kinds``; the same object each time."""
+        """These rules with ``codec`` instead of each of ``kinds``; the same object each time.
+
+        They themselves if they have none of these.
+        """
+        if not any(known.startswith(kinds) for known in self.all_codecs()):
+            return self
         if self._instead is None or self._instead[0] != (*kinds, codec):
             swap = {c: codec if c.startswith(kinds) else c for c in self.all_codecs()}
             rules = CodecRules(swap[self.codec], {p: swap[c] for p, c in self.patterns.items()})

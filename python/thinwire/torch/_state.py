@@ -1,34 +1,42 @@
 """Residuals as a state_dict, and back: checked, since a file may be foreign or cut short."""
 
+import copy
+from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from thinwire.errors import FormatError, InvalidArgument
 
-VERSION = 2
+VERSION = 1
 Residuals = list[tuple[str, int, torch.Tensor]]
 """Name of the parameter, offset in it, values."""
+_Packed = dict[str, dict[str, torch.Tensor]]
 
 
-@dataclass
 class PackedResiduals:
-    """What one rank remembers, each side as :func:`pack` gives it.
+    """What one rank remembers: a dict of ``worker`` and ``server``, each as :func:`pack` gives it.
 
-    No dict, so that torch.distributed.checkpoint takes it as one object and loads it into a state
-    that holds nothing yet, as that of a new handle; torch.load takes it with weights_only too.
+    In memory it is no dict, so that torch.distributed.checkpoint takes it as one object and loads
+    it into a state that holds nothing yet, as that of a new handle. In a file it is one, which
+    torch.load reads with weights_only and without thinwire.
     """
 
-    worker: dict[str, dict[str, torch.Tensor]]
-    server: dict[str, dict[str, torch.Tensor]]
+    def __init__(self, worker: "_Packed", server: "_Packed") -> None:
+        self._sides = OrderedDict(worker=worker, server=server)
+
+    def __getitem__(self, side: str) -> "_Packed":
+        return self._sides[side]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PackedResiduals":
+        return PackedResiduals(**copy.deepcopy(self._sides, memo))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OrderedDict, (list(self._sides.items()),)
 
 
-torch.serialization.add_safe_globals([PackedResiduals])
-
-
-def pack(residuals: Residuals) -> dict[str, dict[str, torch.Tensor]]:
+def pack(residuals: Residuals) -> _Packed:
     """By parameter: offsets, lengths, and the values one after the other."""
     by_name: dict[str, list[tuple[int, torch.Tensor]]] = {}
     for name, offset, values in residuals:
@@ -116,10 +124,10 @@ def _of_rank(
 ) -> tuple[Residuals, Residuals]:
     own = by_rank[f"rank{rank}"]
     if not isinstance(own, PackedResiduals):
-        raise FormatError(f"{where}: a {type(own).__name__} stands where residuals should")
+        own = {side: _mapping(own, where).get(side) for side in ("worker", "server")}
     return (
-        unpack(own.worker, sizes, f"{where}, worker of rank {rank}"),
-        unpack(own.server, sizes, f"{where}, server of rank {rank}"),
+        unpack(own["worker"], sizes, f"{where}, worker of rank {rank}"),
+        unpack(own["server"], sizes, f"{where}, server of rank {rank}"),
     )
 
 

@@ -91,7 +91,7 @@ def test_nothing_is_lost_over_many_steps(codec):
     for rank, state in enumerate(gathered(handle.state_dict())):
         own = state["residuals"][f"rank{rank}"]
         for side, weight in (("worker", 1 / SIZE), ("server", 1.0)):
-            fields = getattr(own, side).get("weight")
+            fields = own[side].get("weight")
             if fields is None:
                 continue
             position = 0
@@ -232,13 +232,13 @@ def test_unused_parameters_keep_their_residual_and_get_no_gradient():
     handle = thinwire.torch.compress(model, "int4")
     model(batch(0)).square().mean().backward()
     own = f"rank{RANK}"
-    before = handle.state_dict()["residuals"][own].worker["hidden.weight"]["values"].clone()
+    before = handle.state_dict()["residuals"][own]["worker"]["hidden.weight"]["values"].clone()
     assert before.abs().max() > 0
     model.module.use = False
     model.zero_grad()
     model(batch(1)).square().mean().backward()
     assert model.module.hidden.weight.grad is None
-    after = handle.state_dict()["residuals"][own].worker["hidden.weight"]["values"]
+    after = handle.state_dict()["residuals"][own]["worker"]["hidden.weight"]["values"]
     assert torch.equal(before, after)
 
 
@@ -314,11 +314,11 @@ def test_set_codec_takes_effect_and_keeps_residuals():
     handle = thinwire.torch.compress(model, "sign")
     train(model, range(2))
     own = f"rank{RANK}"
-    before = handle.state_dict()["residuals"][own].worker
+    before = handle.state_dict()["residuals"][own]["worker"]
     handle.set_codec("none")
     train(model, range(2, 4))
     handle.set_codec("sign")
-    after = handle.state_dict()["residuals"][own].worker
+    after = handle.state_dict()["residuals"][own]["worker"]
     assert all(torch.equal(before[n]["values"], after[n]["values"]) for n in before)
     train(model, range(4, 6))
     handle.set_codec("int8")
@@ -392,13 +392,13 @@ def test_non_finite_raise_surfaces_from_backward_on_every_rank():
     handle = thinwire.torch.compress(model, "int8", non_finite="raise")
     train(model, range(2))
     own = f"rank{RANK}"
-    before = handle.state_dict()["residuals"][own].worker
+    before = handle.state_dict()["residuals"][own]["worker"]
     model.zero_grad()
     loss = loss_of(model, 2) * (float("nan") if RANK == SIZE - 1 else 1.0)
     with pytest.raises(thinwire.NonFiniteError, match=f"rank {RANK}") as raised:
         loss.backward()
     assert isinstance(raised.value, ArithmeticError)
-    after = handle.state_dict()["residuals"][own].worker
+    after = handle.state_dict()["residuals"][own]["worker"]
     assert all(torch.equal(before[n]["values"], after[n]["values"]) for n in before)
     train(model, range(3, 5))
     assert same_on_ranks(model)

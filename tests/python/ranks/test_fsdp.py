@@ -116,7 +116,7 @@ def test_nothing_is_lost_over_many_steps(codec):
     for rank, state in enumerate(states):
         own = state[f"shard{RANK % SHARDS}"]["residuals"][f"rank{rank}"]
         for side, weight in (("worker", 1 / REPLICAS), ("server", 1.0)):
-            fields = getattr(own, side).get("weight")
+            fields = own[side].get("weight")
             if fields is None:
                 continue
             position = 0
@@ -161,7 +161,7 @@ def test_a_step_without_a_parameters_gradient_is_plain_and_keeps_residuals():
     assert torch.equal(mine["always"], torchs["always"])
     after = handle.state_dict()
     worker = [
-        state[f"shard{RANK % SHARDS}"]["residuals"][f"rank{RANK // SHARDS}"].worker
+        state[f"shard{RANK % SHARDS}"]["residuals"][f"rank{RANK // SHARDS}"]["worker"]
         for state in (before, after)
     ]
     assert worker[0].keys() == {"always", "sometimes"}
@@ -370,3 +370,12 @@ def test_a_mesh_that_does_not_cross_the_shards_is_refused():
 def test_codecs_that_differ_raise_at_once_on_every_replica():
     with pytest.raises(thinwire.MismatchError, match=r"replicate\(\).*codec"):
         replicated("int8" if RANK < SHARDS else "int4")
+
+
+def test_after_close_replicas_average_plain():
+    model, handle = replicated("int8")
+    reference = plain()
+    handle.close()
+    for net in (model, reference):
+        train(net, range(2))
+    assert torch.equal(parameters_of(model), parameters_of(reference))

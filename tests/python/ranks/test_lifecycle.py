@@ -1,6 +1,8 @@
 """Handles over their life: what they are given, backwards that go another way, ends and copies."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import thinwire
@@ -30,7 +32,7 @@ class Checkpointed(nn.Module):
 
 def test_reentrant_checkpointing_raises_from_the_same_backward():
     model = DDP(Checkpointed().to(DEVICE), bucket_cap_mb=0.0001)
-    thinwire.torch.compress(model, "int8", non_finite="raise")
+    handle = thinwire.torch.compress(model, "int8", non_finite="raise")
     broken = [False]
     weight = model.module.first.weight
     weight.register_hook(lambda g: g * float("nan") if broken[0] and RANK == 0 else g)
@@ -38,6 +40,7 @@ def test_reentrant_checkpointing_raises_from_the_same_backward():
     broken[0] = True
     with pytest.raises(thinwire.NonFiniteError):
         loss_of(model, 3).backward()
+    handle.discard_step()  # it counts for nothing already
     broken[0] = False
     train(model, range(4, 6))
     assert same_on_ranks(model)
@@ -114,7 +117,7 @@ def test_a_compiled_module_has_the_names_that_it_had_before():
     other = thinwire.torch.compress(compiled, "sign", codecs={"hidden.weight": "int8"})
     other.load_state_dict(state)
     train(compiled, range(2, 3))
-    assert "hidden.weight" in other.state_dict()["residuals"][f"rank{RANK}"].worker
+    assert "hidden.weight" in other.state_dict()["residuals"][f"rank{RANK}"]["worker"]
 
 
 @pytest.mark.parametrize(
@@ -161,3 +164,37 @@ def test_a_backward_that_breaks_off_leaves_nothing_behind():
     removal.remove()
     assert handle.codec == "int8"
     assert all(steps == 2 for steps in gathered(handle.metrics()["steps"]))
+
+
+def test_what_one_rank_refuses_the_others_hear_of_at_once():
+    model = make_model()
+    handle = thinwire.torch.compress(model, "sign")
+    train(model, range(2))
+    state = handle.state_dict()
+    error = thinwire.MismatchError
+    if RANK == 1:
+        state, error = {**state, "version": 7}, thinwire.FormatError
+    with pytest.raises(error):
+        handle.load_state_dict(state)
+    with pytest.raises(thinwire.InvalidArgument if RANK == 1 else thinwire.MismatchError):
+        handle.set_codec("nosuch" if RANK == 1 else "int8")
+    train(model, range(2, 4))  # and all go on
+    assert handle.codec == "sign"
+    assert same_on_ranks(model)
+
+
+def test_explain_names_a_warm_up_where_there_is_one_alone():
+    model = make_model()
+    optimizer = thinwire.torch.AdamW(model.parameters())
+    handle = thinwire.torch.compress(model, "int4", optimizer=optimizer)
+    assert "freezes" not in handle.explain()
+
+
+def test_a_state_in_a_file_needs_no_thinwire(tmp_path):
+    model = make_model()
+    handle = thinwire.torch.compress(model, "sign")
+    train(model, range(2))
+    torch.save(handle.state_dict(), tmp_path / "state.pt")
+    script = "import sys, torch; torch.load(sys.argv[1], weights_only=True)"
+    command = [sys.executable, "-c", script, tmp_path / "state.pt"]
+    subprocess.run(command, check=True, timeout=60)

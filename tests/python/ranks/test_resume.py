@@ -53,7 +53,7 @@ def owed(states, ranks):
     for rank in range(ranks):
         own = next(s["residuals"][f"rank{rank}"] for s in states if f"rank{rank}" in s["residuals"])
         for side, weight in (("worker", 1 / ranks), ("server", 1.0)):
-            for name, fields in getattr(own, side).items():
+            for name, fields in own[side].items():
                 position = 0
                 for offset, length in zip(fields["offsets"], fields["lengths"], strict=True):
                     dense = total.setdefault(name, torch.zeros(5000, dtype=torch.float64))
@@ -90,21 +90,21 @@ def test_drop_forgets():
     train(model, range(2))
     handle.load_state_dict(handle.state_dict(), residuals="drop")
     own = handle.state_dict()["residuals"][f"rank{RANK}"]
-    assert (own.worker, own.server) == ({}, {})
+    assert (own["worker"], own["server"]) == ({}, {})
 
 
 def _truncate(state):
-    worker = state["residuals"][f"rank{RANK}"].worker
+    worker = state["residuals"][f"rank{RANK}"]["worker"]
     worker["head.weight"]["values"] = worker["head.weight"]["values"][:-1]
 
 
 def _rename(state):
-    worker = state["residuals"][f"rank{RANK}"].worker
+    worker = state["residuals"][f"rank{RANK}"]["worker"]
     worker["tail.weight"] = worker.pop("head.weight")
 
 
 def _shift(state):
-    state["residuals"][f"rank{RANK}"].worker["head.weight"]["offsets"] += 1
+    state["residuals"][f"rank{RANK}"]["worker"]["head.weight"]["offsets"] += 1
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,8 @@ def test_foreign_and_truncated_states_are_refused_and_change_nothing(damage, wor
     with pytest.raises(ValueError, match=words) as raised:
         handle.load_state_dict(bad)
     assert f"rank {RANK}" in str(raised.value)
-    still = handle.state_dict()["residuals"][f"rank{RANK}"].worker["head.weight"]
-    expected = good["residuals"][f"rank{RANK}"].worker["head.weight"]
+    still = handle.state_dict()["residuals"][f"rank{RANK}"]["worker"]["head.weight"]
+    expected = good["residuals"][f"rank{RANK}"]["worker"]["head.weight"]
     assert torch.equal(still["values"], expected["values"])
 
 

@@ -54,7 +54,7 @@ def test_residuals_are_measured_in_the_step_that_was_asked_for(codec):
         model(torch.eye(80, device=DEVICE)).t().mul(gradient).sum().backward()
 
     def residual():
-        pieces = handle.state_dict()["residuals"][f"rank{RANK}"].worker["weight"]
+        pieces = handle.state_dict()["residuals"][f"rank{RANK}"]["worker"]["weight"]
         return pieces["values"].double()
 
     step()
