@@ -28,7 +28,9 @@ class ReduceScatter : public ::testing::TestWithParam<std::tuple<const char*, in
 
 // One rank of a real reduce-scatter against the coder's own verbs, all ranks in one place.
 TEST_P(ReduceScatter, UnevenBoundaries_EqualTheReferenceBits) {
-  const auto [codec, ranks] = GetParam();
+  // Not a structured binding: clang 14 captures none.
+  const char* const codec = std::get<0>(GetParam());
+  const int ranks = std::get<1>(GetParam());
   const std::int64_t n = 10000;
   const auto boundaries = uneven_boundaries(ranks, n);
   const compress::Plan plan{{parse_codec(codec)},
