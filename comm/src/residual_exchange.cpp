@@ -20,8 +20,10 @@ struct Holding {
   std::size_t owner;
 };
 
-std::map<std::string, std::vector<Holding>> holdings(std::span<const compress::Plan* const> plans) {
-  std::map<std::string, std::vector<Holding>> result;
+using Holdings = std::map<std::string, std::vector<Holding>>;  // by parameter
+
+Holdings holdings(std::span<const compress::Plan* const> plans) {
+  Holdings result;
   for (const compress::Plan* plan : plans) {
     if (plan->plain()) continue;
     for (int shard = 0; shard < plan->ranks(); ++shard) {
@@ -78,8 +80,7 @@ void parse(std::string_view message, std::vector<Residual>& residuals) {
 }
 
 /// No message for `rank` can be longer: every element that it owns in a record of its own.
-std::size_t longest_message(const std::map<std::string, std::vector<Holding>>& owners,
-                            std::size_t rank) {
+std::size_t longest_message(const Holdings& owners, std::size_t rank) {
   std::size_t bytes = 0;
   for (const auto& [parameter, places] : owners) {
     for (const Holding& holding : places) {
@@ -124,18 +125,8 @@ std::string exchange_messages(Communicator& communicator, const std::vector<std:
   return in;
 }
 
-}  // namespace
-
-std::vector<std::size_t> offsets_of(const std::vector<std::size_t>& sizes) {
-  std::vector<std::size_t> offsets(sizes.size());
-  std::exclusive_scan(sizes.begin(), sizes.end(), offsets.begin(), std::size_t{0});
-  return offsets;
-}
-
-std::vector<Residual> move_to_owners(int ranks, std::span<const Residual> mine,
-                                     std::span<const compress::Plan* const> plans,
-                                     const MessageExchange& exchange) {
-  const auto owners = holdings(plans);
+std::vector<Residual> move_to(const Holdings& owners, int ranks, std::span<const Residual> mine,
+                              const MessageExchange& exchange) {
   std::vector<std::string> messages(static_cast<std::size_t>(ranks));
   for (const Residual& residual : mine) {
     const auto found = owners.find(residual.parameter);
@@ -155,12 +146,26 @@ std::vector<Residual> move_to_owners(int ranks, std::span<const Residual> mine,
   return received;
 }
 
+}  // namespace
+
+std::vector<std::size_t> offsets_of(const std::vector<std::size_t>& sizes) {
+  std::vector<std::size_t> offsets(sizes.size());
+  std::exclusive_scan(sizes.begin(), sizes.end(), offsets.begin(), std::size_t{0});
+  return offsets;
+}
+
+std::vector<Residual> move_to_owners(int ranks, std::span<const Residual> mine,
+                                     std::span<const compress::Plan* const> plans,
+                                     const MessageExchange& exchange) {
+  return move_to(holdings(plans), ranks, mine, exchange);
+}
+
 std::vector<Residual> move_to_owners(Communicator& communicator, std::span<const Residual> mine,
                                      std::span<const compress::Plan* const> plans,
                                      Timeout timeout) {
-  const auto longest =
-      longest_message(holdings(plans), static_cast<std::size_t>(communicator.rank()));
-  return move_to_owners(communicator.size(), mine, plans, [&](const auto& messages) {
+  const Holdings owners = holdings(plans);
+  const auto longest = longest_message(owners, static_cast<std::size_t>(communicator.rank()));
+  return move_to(owners, communicator.size(), mine, [&](const auto& messages) {
     return exchange_messages(communicator, messages, longest, timeout);
   });
 }
