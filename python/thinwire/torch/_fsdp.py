@@ -130,6 +130,8 @@ class ReplicaHandle(Handle):
 
     Ranks are the replicas, all of which hold the same shard; residuals are as large as it. A
     group in which a parameter got no gradient is exchanged plain: nobody says which one it was.
+    :meth:`load_state_dict` with another number of shards takes ``drop``; after :meth:`close`
+    replicas average plain.
     """
 
     _maker = "replicate()"
@@ -158,14 +160,6 @@ class ReplicaHandle(Handle):
     def state_dict(self) -> dict[str, Any]:
         """As :meth:`Handle.state_dict`, of this rank's shard; keys hold the shard too."""
         return {"shards": self._shards, f"shard{self._shard}": super().state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any], *, residuals: str = "per_rank") -> None:
-        """As :meth:`Handle.load_state_dict`; another number of shards takes ``drop``."""
-        super().load_state_dict(state, residuals=residuals)
-
-    def close(self) -> None:
-        """Ends the engine's thread; done at exit by itself. Replicas then average plain."""
-        super().close()
 
     def _own_state(self, state: Any, residuals: str) -> Any:
         where = f"rank {self._rank}: thinwire state"
